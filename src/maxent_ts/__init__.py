@@ -1,0 +1,3 @@
+"""Maximum-entropy tree search over language models."""
+
+__version__ = "0.1.0"

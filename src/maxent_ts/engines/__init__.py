@@ -1,0 +1,1 @@
+"""Engines: p(next token | prefix) for many rollouts at once."""

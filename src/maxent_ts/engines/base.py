@@ -1,0 +1,126 @@
+"""The seam between searches and models.
+
+An engine holds a queue. `submit` puts a job in, `step` does some work (one batched decoding step, say) and hands out the
+jobs that finished. So rollouts of many prompts share a batch, and a slot that falls free is filled at once. An engine
+knows contexts and token ids; it knows nothing of rewards, trees or methods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from maxent_ts.errors import MaxentError
+from maxent_ts.search.base import Branch, TopTokens
+from maxent_ts.types import Policy, Prompt, Tokens
+
+__all__ = ["Capabilities", "Context", "Engine", "Finished", "Job", "NextTokensJob", "RolloutJob", "Stream", "uniforms"]
+
+Stream = tuple[int, ...]
+"""Names one source of random numbers: (seed, example, rollout)."""
+
+
+def uniforms(stream: Stream, num: int) -> np.ndarray:
+    """Return `num` uniform numbers in [0, 1), the same for the same stream whatever else runs beside it.
+
+    The number at index t decides the token at position t of the continuation. Counter-based (Philox; Salmon et al. 2011).
+
+    Returns:
+        float64 array of shape [num].
+    """
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(stream))).random(num)
+
+
+class Context(Protocol):
+    """One prompt, encoded by an engine, under one policy."""
+
+    @property
+    def policy(self) -> Policy: ...
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Positions of the prompt: token ids, or rows of input embeddings."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutJob:
+    """Continue `prefix` once per stream. See `search.base.Rollouts`."""
+
+    context: Any
+    prefix: Tokens
+    streams: tuple[Stream, ...]
+    exclude: Tokens = ()
+    distinct: bool = False
+    do_sample: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class NextTokensJob:
+    """Return the `num` most likely tokens after `prefix`."""
+
+    context: Any
+    prefix: Tokens
+    num: int
+
+
+Job = RolloutJob | NextTokensJob
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A job that is done, or that failed while the others go on."""
+
+    ticket: int
+    answer: Branch | TopTokens | MaxentError
+    forwarded_tokens: int
+    """Positions that went through the model for this job alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What an engine can promise."""
+
+    deterministic: bool
+    """Same seed, same result, bit for bit, whatever the batch-mates."""
+    time_series: bool
+    """Takes a `TimeSeriesPrompt`."""
+
+
+class Engine(Protocol):
+    """p(next token | prefix) for a batch; owns tokenizer, device and KV cache."""
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What must be equal for two runs to be comparable: model, revision or content hash, dtype, device."""
+        ...
+
+    def open(self, prompt: Prompt, policy: Policy) -> Context:
+        """Encode a prompt. Nothing is computed yet.
+
+        Raises:
+            PromptError: if the prompt is empty, too long for the context with `max_new_tokens`, or of an unknown kind.
+        """
+        ...
+
+    def close(self, context: Any) -> None:
+        """Forget a context, its cache and its unfinished jobs."""
+        ...
+
+    def submit(self, job: Job) -> int:
+        """Queue a job; returns its ticket."""
+        ...
+
+    def step(self) -> list[Finished]:
+        """Work on the queue. Returns the jobs that finished, possibly none."""
+        ...
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Turn continuation tokens into text, without special tokens."""
+        ...

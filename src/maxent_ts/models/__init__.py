@@ -1,0 +1,1 @@
+"""Models that turn time series into input embeddings."""

@@ -1,0 +1,1 @@
+"""Search methods: generators for one prompt, and the driver that runs many at once."""

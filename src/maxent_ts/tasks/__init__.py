@@ -1,0 +1,1 @@
+"""Tasks: examples with prompts, inputs and targets, and how answers are read."""
