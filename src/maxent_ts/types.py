@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from maxent_ts.tree import Tree
 
 __all__ = [
+    "Branch",
     "Budget",
     "Completion",
     "Embeddings",
@@ -24,10 +25,12 @@ __all__ = [
     "Outcome",
     "Policy",
     "Prompt",
+    "Rollout",
     "SeriesSegment",
     "Target",
     "TimeSeriesPrompt",
     "Tokens",
+    "TopTokens",
     "Usage",
 ]
 
@@ -114,6 +117,38 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
+class Rollout:
+    """What the model wrote after a prefix."""
+
+    tokens: Tokens
+    """The tokens after the prefix; at least one."""
+    logprobs: tuple[float, ...]
+    """log p(token | everything before), nats, one each, never renormalised for excluded tokens."""
+    finish_reason: FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """The rollouts from one prefix. Fewer than asked when the budget or the unseen tokens ran out."""
+
+    rollouts: tuple[Rollout, ...]
+    log_unseen: float
+    """log of the prior mass at the prefix that is neither excluded nor drawn: log ρ(s) afterwards. -inf when all is
+    seen; NaN when there are no rollouts because the budget was spent."""
+
+
+@dataclass(frozen=True, slots=True)
+class TopTokens:
+    """The most likely next tokens, most likely first."""
+
+    tokens: Tokens
+    logprobs: tuple[float, ...]
+    """nats under p; empty when the budget was spent."""
+    is_end: tuple[bool, ...]
+    """Whether the token ends the completion (end-of-sequence)."""
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
     """A finished continuation of the prompt."""
 
@@ -128,8 +163,10 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Upper bounds for one search. A rollout starts only if the longest completion it can become still fits, so
-    `generated_tokens` is never exceeded."""
+    """Upper bounds for one search.
+
+    A rollout starts only if the longest completion it can become still fits: `generated_tokens` is never exceeded.
+    """
 
     generated_tokens: int | None = None
     rollouts: int | None = None

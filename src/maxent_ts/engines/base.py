@@ -14,8 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from maxent_ts.errors import MaxentError
-from maxent_ts.search.base import Branch, TopTokens
-from maxent_ts.types import Policy, Prompt, Tokens
+from maxent_ts.types import Branch, Policy, Prompt, Tokens, TopTokens
 
 __all__ = ["Capabilities", "Context", "Engine", "Finished", "Job", "NextTokensJob", "RolloutJob", "Stream", "uniforms"]
 
@@ -38,7 +37,9 @@ class Context(Protocol):
     """One prompt, encoded by an engine, under one policy."""
 
     @property
-    def policy(self) -> Policy: ...
+    def policy(self) -> Policy:
+        """The rules of sampling this context was opened with."""
+        ...
 
     @property
     def num_prompt_tokens(self) -> int:
@@ -48,7 +49,7 @@ class Context(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RolloutJob:
-    """Continue `prefix` once per stream. See `search.base.Rollouts`."""
+    """Continue `prefix` once per stream. See `maxent_ts.search.base.Rollouts`."""
 
     context: Any
     prefix: Tokens
@@ -94,7 +95,9 @@ class Engine(Protocol):
     """p(next token | prefix) for a batch; owns tokenizer, device and KV cache."""
 
     @property
-    def capabilities(self) -> Capabilities: ...
+    def capabilities(self) -> Capabilities:
+        """What this engine can promise."""
+        ...
 
     @property
     def identity(self) -> Mapping[str, Any]:

@@ -23,22 +23,32 @@ Evidence = Mapping[str, Any]
 class RewardFunction(Protocol):
     """A reward as TRL's users write it."""
 
-    def __call__(self, *args: Any, **kwargs: Any) -> list[float | None]: ...
+    def __call__(self, *args: Any, **kwargs: Any) -> list[float | None]:
+        """Return one value per completion."""
+        ...
 
 
 class Reward(Protocol):
     """A reward with a name, known bounds, and evidence."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The name in tables and records."""
+        ...
 
     @property
     def range(self) -> tuple[float, float]:
         """Bounds the values keep; infinite where unknown."""
         ...
 
-    def __call__(self, *, prompts: list[Any], completions: list[str], completion_ids: list[list[int]], **columns: list[Any]) -> list[float | None]: ...
+    def __call__(
+        self, *, prompts: list[Any], completions: list[str], completion_ids: list[list[int]], **columns: list[Any]
+    ) -> list[float | None]:
+        """Return one value per completion."""
+        ...
 
-    def explain(self, *, prompts: list[Any], completions: list[str], completion_ids: list[list[int]], **columns: list[Any]) -> list[Evidence]:
+    def explain(
+        self, *, prompts: list[Any], completions: list[str], completion_ids: list[list[int]], **columns: list[Any]
+    ) -> list[Evidence]:
         """Return the parts and the evidence behind each value: `{"value": …, "parts": {name: {"value": …, …}}, …}`."""
         ...

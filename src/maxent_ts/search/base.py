@@ -11,11 +11,9 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
+from maxent_ts.types import Completion, Outcome, Tokens
 
-from maxent_ts.types import Completion, FinishReason, Outcome, Tokens
-
-__all__ = ["Answers", "Branch", "NextTokens", "Parallel", "Request", "Rewards", "Rollout", "Rollouts", "Search", "SearchFactory", "TopTokens"]
+__all__ = ["Answers", "NextTokens", "Parallel", "Request", "Rewards", "Rollouts", "Search", "SearchFactory"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,40 +62,6 @@ class Parallel:
 Request = Rollouts | NextTokens | Rewards | Answers | Parallel
 
 
-@dataclass(frozen=True, slots=True)
-class Rollout:
-    """What the model wrote after a prefix."""
-
-    tokens: Tokens
-    """The tokens after the prefix; at least one."""
-    logprobs: tuple[float, ...]
-    """log p(token | everything before), nats, one each, never renormalised for excluded tokens."""
-    finish_reason: FinishReason
-
-
-@dataclass(frozen=True, slots=True)
-class Branch:
-    """The rollouts from one prefix. Fewer than asked when the budget or the unseen tokens ran out."""
-
-    rollouts: tuple[Rollout, ...]
-    log_unseen: float
-    """log of the prior mass at the prefix that is neither excluded nor drawn: log ρ(s) afterwards. -inf when all is
-    seen; NaN when there are no rollouts because the budget was spent."""
-
-
-@dataclass(frozen=True, slots=True)
-class TopTokens:
-    """The most likely next tokens, most likely first."""
-
-    tokens: Tokens
-    logprobs: tuple[float, ...]
-    """nats under p; empty when the budget was spent."""
-    is_end: tuple[bool, ...]
-    """Whether the token ends the completion (end-of-sequence)."""
-
-
 Search = Generator[Request, Any, Outcome]
 SearchFactory = Callable[..., Search]
-"""`(rng: np.random.Generator, target: Target, *, **settings) -> Search`."""
-
-RandomGenerator = np.random.Generator
+"""`(rng: numpy.random.Generator, target: Target, *, **settings) -> Search`."""
