@@ -1,117 +1,193 @@
-"""OpenTSLM's human activity recognition and M4 captioning: prompts, labels and answers.
-
-The prompt strings are those of OpenTSLM to the byte, since a released checkpoint has seen no others (Langer et al., arXiv
-2510.02410; prompts from github.com/OpenTSLM/OpenTSLM, `har_cot/HARCoTQADataset.py` and `m4/M4QADataset.py`, copyright 2025
-Stanford University, ETH Zurich and the project authors, MIT licence).
-"""
+"""OpenTSLM's human activity recognition and M4 captioning (Langer et al., arXiv 2510.02410): files, labels and answers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib.resources
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
-from maxent_ts.errors import PromptError
-from maxent_ts.types import SeriesSegment, TimeSeriesPrompt
+from maxent_ts.errors import DataError, PromptError
+from maxent_ts.tasks.base import Example
+from maxent_ts.tasks.files import Row, parse_series, read_rows
+from maxent_ts.tasks.prompts import har_prompt, m4_prompt
+from maxent_ts.tasks.subset import stratified_subset
+from maxent_ts.types import TimeSeriesPrompt
 
-__all__ = ["HAR_LABELS", "har_prompt", "m4_prompt"]
-
-Series = Sequence[float] | np.ndarray
+__all__ = ["HAR_LABELS", "HarCot", "M4Caption", "har_prompt", "m4_prompt"]
 
 HAR_LABELS = ("biking", "lying", "running", "sitting", "standing", "walking", "walking_down", "walking_up")
 """OpenTSLM's eight activities. UCI HAR, and so the embedded sample, has neither biking nor running."""
 
 HAR_AXES = ("x_axis", "y_axis", "z_axis")
 
-HAR_MIN_STD = 1e-6
-"""OpenTSLM's floor for the standard deviation of an axis, in m/s²."""
+M4_FREQUENCIES = ("Daily", "Hourly", "Monthly", "Quarterly", "Weekly", "Yearly")
+"""In the order in which OpenTSLM concatenates them, on which its random split depends."""
+M4_SPLIT_SEED = 42
+M4_TEST_SHARE = 0.1
 
-# Upstream is an indented triple-quoted string of which only the ends are stripped: the inner lines keep their eight spaces,
-# and the line above the last one consists of nothing else.
-_HAR_PRE_PROMPT = (
-    "You are given accelerometer data in all three dimensions. "
-    "Your task is to classify the activity based on analysis of the data.\n"
-    "\n"
-    "        Instructions:\n"
-    "        - Begin by analyzing the time series without assuming a specific label.\n"
-    "        - Think step-by-step about what the observed patterns suggest regarding movement intensity and behavior.\n"
-    "        - Write your rationale as a single, natural paragraph — "
-    "do not use bullet points, numbered steps, or section headings.\n"
-    "        - Do **not** mention any class label until the final sentence.\n"
-    "\n"
-    "        Possible activity labels are:\n"
-    "        biking, lying, running, sitting, standing, walking, walking_down, walking_up.\n"
-    "        \n"
-    '        - Make sure that your last word is the answer. You MUST end your response with "Answer: "'
-)
-_HAR_POST_PROMPT = "Rationale:"
-_HAR_SERIES_TEXT = "The following is the accelerometer data on the {axis}-axis, it has mean {mean:.4f} and std {std:.4f}:"
-
-_M4_PRE_PROMPT = "You are an expert in time series analysis."
-_M4_POST_PROMPT = "Please generate a detailed caption for this time-series, describing it as accurately as possible."
-_M4_SERIES_TEXT = "This is the time series, it has mean {mean:.4f} and std {std:.4f}:"
+_SPECIAL_TOKENS = re.compile(r"<\|[^<>]*\|>|</?[a-z_]+>")
+_AROUND_A_LABEL = " \t\r\n.,!?;:\"'`*"
 
 
-def har_prompt(x: Series, y: Series, z: Series) -> TimeSeriesPrompt:
-    """Build OpenTSLM's HAR-CoT prompt.
+class HarCot:
+    """Which activity do three axes of acceleration show? OpenTSLM's stage 3 (arXiv 2510.02410).
 
-    Each axis is normalised by its own mean and sample standard deviation (ddof 1, at least 1e-6), in float32.
-
-    Args:
-        x: Acceleration with gravity along x, m/s², shape [length].
-        y: The same along y.
-        z: The same along z.
-
-    Raises:
-        PromptError: if an axis is not a sequence of at least two finite numbers.
+    Reads `har_cot_test_cot.csv`: `x_axis`, `y_axis`, `z_axis` (lists, m/s², 50 Hz) and `label`. Other columns are not looked at.
+    The target is the label; the stratum too.
     """
-    segments = []
-    for name, values in zip("xyz", (x, y, z), strict=True):
-        series = _float32(values, f"the {name}-axis")
-        mean, std = _moments(series)
-        std = max(std, np.float32(HAR_MIN_STD))
-        text = _HAR_SERIES_TEXT.format(axis=name, mean=float(mean), std=float(std))
-        segments.append(SeriesSegment(text, tuple(((series - mean) / std).tolist())))
-    return TimeSeriesPrompt(_HAR_PRE_PROMPT, tuple(segments), _HAR_POST_PROMPT)
+
+    name = "har_cot"
+    labels = HAR_LABELS
+    rewards: Mapping[str, float] = {"claims": 0.5, "format": 0.5}
+
+    def examples(self, *, data_dir: Path | None = None, limit: int | None = None, seed: int = 0) -> Sequence[Example]:
+        """Load test windows. See `maxent_ts.tasks.base.Task.examples`.
+
+        Ids are "har_cot/0", "har_cot/1", …: the position in the file, header rows left out.
+
+        Raises:
+            DataError: if the file is missing, or a label or series in it cannot be used.
+        """
+        path = _folder(data_dir, "har") / "har_cot_test_cot.csv"
+        hint = "Point the data directory at the folder that holds OpenTSLM's HAR-CoT files."
+        rows = list(read_rows(path, (*HAR_AXES, "label"), hint))
+        labels = [self._label(path, row) for row in rows]
+        return [self._example(path, rows[index], labels[index]) for index in stratified_subset(labels, limit, seed)]
+
+    def answer(self, text: str) -> str | None:
+        """Return the label behind the last "Answer:", None if it is not one of the labels.
+
+        Unlike OpenTSLM's parser it treats a full stop, case, quotes and special tokens alike for answer and target, and takes
+        a text without "Answer:" as no answer rather than as one long answer.
+        """
+        _, marker, tail = text.rpartition("Answer:")
+        label = _SPECIAL_TOKENS.sub("", tail).strip(_AROUND_A_LABEL).lower()
+        return label if marker and label in self.labels else None
+
+    def _label(self, path: Path, row: Row) -> str:
+        number, cells = row
+        label = cells["label"].strip().lower()
+        if label not in self.labels:
+            raise DataError(
+                f"Expected one of {', '.join(self.labels)} in {path}, row {number}, column 'label', but found '{cells['label']}'."
+            )
+        return label
+
+    def _example(self, path: Path, row: Row, label: str) -> Example:
+        number, cells = row
+        series = [parse_series(cells[axis], path, number, axis) for axis in HAR_AXES]
+        if len({len(values) for values in series}) > 1:
+            raise DataError(
+                f"Expected three axes of equal length in {path}, row {number}, but x_axis, y_axis and z_axis have "
+                f"{', '.join(str(len(values)) for values in series)} points."
+            )
+        inputs = {"series": series, "series_names": list(HAR_AXES), "labels": self.labels, "task": self.name}
+        prompt = _with_place(path, number, har_prompt, *series)
+        return Example(id=f"{self.name}/{number - 1}", prompt=prompt, inputs=inputs, target=label, stratum=label)
 
 
-def m4_prompt(series: Series) -> TimeSeriesPrompt:
-    """Build OpenTSLM's M4 caption prompt.
+class M4Caption:
+    """Describe a series in words. OpenTSLM's stage 2 (arXiv 2510.02410), for which no metric was ever published.
 
-    The series is normalised by its mean and sample standard deviation (ddof 1) in float32; a constant one is only centred.
-
-    Args:
-        series: Values in the series' own unit, shape [length].
-
-    Raises:
-        PromptError: if the series is not a sequence of at least two finite numbers.
+    Reads `m4_series_{frequency}.csv` (`id`, `series`) for every frequency present and, where they are, the captions in
+    `m4_captions_{frequency}.csv` (`id`, `caption`). With captions the examples are OpenTSLM's test split, which it draws anew
+    from all frequencies with seed 42: the same rows if the same files are present. Without captions (as in the embedded sample)
+    every series is an example. The target is the caption or None; free text has no accuracy. The stratum is the frequency.
     """
-    values = _float32(series, "the series")
-    mean, std = _moments(values)
-    centred = values - mean
-    normalised = centred / std if std > 0 else centred
-    text = _M4_SERIES_TEXT.format(mean=float(mean), std=float(std))
-    return TimeSeriesPrompt(_M4_PRE_PROMPT, (SeriesSegment(text, tuple(normalised.tolist())),), _M4_POST_PROMPT)
 
+    name = "m4_caption"
+    labels: tuple[str, ...] = ()
+    rewards: Mapping[str, float] = {"claims": 0.5, "format": 0.5}
 
-def _float32(values: Series, what: str) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        series = np.asarray(values, dtype=np.float64).astype(np.float32)
-    if series.ndim != 1 or series.size < 2:
-        raise PromptError(f"Expected {what} to be a flat sequence of at least two numbers, but its shape is {series.shape}.")
-    if not np.isfinite(series).all():
-        raise PromptError(
-            f"Expected {what} to be finite in single precision, but position {int(np.argmin(np.isfinite(series)))} is not. "
-            "Fill or cut the gap, or rescale the series."
+    def examples(self, *, data_dir: Path | None = None, limit: int | None = None, seed: int = 0) -> Sequence[Example]:
+        """Load test series. See `maxent_ts.tasks.base.Task.examples`.
+
+        Ids are "m4_caption/{frequency}/{id}"; where an id comes twice, the later ones end in "#1", "#2", ….
+
+        Raises:
+            DataError: if there is no file, only some have captions, or a series in them cannot be used.
+        """
+        folder = _folder(data_dir, "m4")
+        rows = _m4_rows(folder)
+        if any(caption is not None for *_, caption in rows):
+            rows = [rows[index] for index in _upstream_test_split(len(rows))]
+        chosen = stratified_subset([frequency for frequency, *_ in rows], limit, seed)
+        seen: dict[str, int] = {}
+        names = []
+        for frequency, (_, cells), _ in rows:
+            name = f"{self.name}/{frequency}/{cells['id'].strip()}"
+            seen[name] = seen.get(name, -1) + 1
+            names.append(f"{name}#{seen[name]}" if seen[name] else name)
+        return [self._example(folder, names[index], *rows[index]) for index in chosen]
+
+    def answer(self, text: str) -> str | None:  # noqa: ARG002
+        """Return None: a caption states no label."""
+        return None
+
+    def _example(self, folder: Path, name: str, frequency: str, row: Row, caption: str | None) -> Example:
+        number, cells = row
+        path = folder / f"m4_series_{frequency}.csv"
+        series = parse_series(cells["series"], path, number, "series")
+        inputs = {"series": [series], "series_names": ["series"], "labels": self.labels, "task": self.name}
+        return Example(
+            id=name, prompt=_with_place(path, number, m4_prompt, series), inputs=inputs, target=caption, stratum=frequency
         )
-    return series
 
 
-def _moments(series: np.ndarray) -> tuple[np.float32, np.float32]:
-    """Return mean and sample standard deviation, exact up to the final rounding to float32.
+def _folder(data_dir: Path | None, excerpt: str) -> Path:
+    """Return the folder with the files: the user's, or that of the embedded excerpt."""
+    if data_dir is not None:
+        if not Path(data_dir).is_dir():
+            raise DataError(f"Expected a folder with OpenTSLM's data files at {data_dir}, but there is no such folder.")
+        return Path(data_dir)
+    folder = Path(str(importlib.resources.files("maxent_ts"))) / "assets" / excerpt
+    if not folder.is_dir():
+        raise DataError(
+            f"The embedded sample assets/{excerpt} is not part of this installation (its distributor may have left it out). "
+            "Give a data directory with OpenTSLM's files instead."
+        )
+    return folder
 
-    Summed in float64: torch's float32 sum depends on the width of the machine's vector unit in its last bit, so the rounded
-    exact value is the one it scatters around. It also leaves a constant series at exactly zero.
-    """
-    wide = series.astype(np.float64)
-    return np.float32(wide.mean()), np.float32(wide.std(ddof=1))
+
+def _with_place(path: Path, number: int, build: Callable[..., TimeSeriesPrompt], *series: Sequence[float]) -> TimeSeriesPrompt:
+    try:
+        return build(*series)
+    except PromptError as error:
+        raise DataError(f"No prompt can be made of {path}, row {number}. {error}") from error
+
+
+def _m4_rows(folder: Path) -> list[tuple[str, Row, str | None]]:
+    """Return (frequency, row, caption or None), in OpenTSLM's order: series that have captions, once for each caption."""
+    present = [name for name in M4_FREQUENCIES if (folder / f"m4_series_{name}.csv").is_file()]
+    captioned = [name for name in present if (folder / f"m4_captions_{name}.csv").is_file()]
+    if not present:
+        raise DataError(f"Expected at least one of m4_series_{{{','.join(M4_FREQUENCIES)}}}.csv in {folder}, but there is none.")
+    if captioned and captioned != present:
+        missing = next(name for name in present if name not in captioned)
+        raise DataError(
+            f"Expected {folder / f'm4_captions_{missing}.csv'}, since other frequencies have captions, but it is not there. "
+            "Add it, or take m4_series_" + missing + ".csv out of the folder."
+        )
+    rows: list[tuple[str, Row, str | None]] = []
+    for frequency in present:
+        captions: dict[str, list[str]] = {}
+        if captioned:
+            for _, cells in read_rows(folder / f"m4_captions_{frequency}.csv", ("id", "caption")):
+                captions.setdefault(cells["id"].strip(), []).append(cells["caption"])
+        matched = len(rows)
+        for row in read_rows(folder / f"m4_series_{frequency}.csv", ("id", "series")):
+            of_this = captions.get(row[1]["id"].strip(), []) if captioned else [None]
+            rows.extend((frequency, row, caption) for caption in of_this)
+        if matched == len(rows):
+            raise DataError(f"Expected common ids in the series and captions of {frequency} in {folder}, but there are none.")
+    return rows
+
+
+def _upstream_test_split(num_rows: int) -> list[int]:
+    """Return the rows that `datasets.Dataset.train_test_split(test_size=0.1, seed=42)` puts into the test part, ascending."""
+    order = np.random.default_rng(M4_SPLIT_SEED).permutation(num_rows)
+    return sorted(order[: math.ceil(M4_TEST_SHARE * num_rows)].tolist())
