@@ -1,0 +1,229 @@
+"""The commands and their options. Bodies import what they need, so that help, version and lists stay quick."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from maxent_ts.cli import options
+from maxent_ts.cli.shared import EXIT_INTERRUPTED, Format, explained, note
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="maxent-ts",
+    help="Maximum-entropy tree search over language models: samples from, or the best of, p(x)·exp(λ r(x)).",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; leaves through `SystemExit`."""
+    try:
+        app(args=None if arguments is None else list(arguments))
+    except KeyboardInterrupt:
+        note("Stopped.")
+        sys.exit(EXIT_INTERRUPTED)
+
+
+@app.callback(invoke_without_command=True)
+def _options(version: Annotated[bool, typer.Option("--version", help="Show versions and exit.", is_eager=True)] = False) -> None:
+    if version:
+        from maxent_ts.fingerprint import versions
+
+        found = versions()
+        ours = found.pop("maxent-ts")
+        others = ", ".join(f"{name} {number or 'not installed'}" for name, number in found.items())
+        typer.echo(f"maxent-ts {ours} ({others})")
+        raise typer.Exit
+
+
+@app.command("eval")
+def _eval(
+    tasks: Annotated[list[str], typer.Argument(metavar="TASKS...", help="demo, or tasks by name, or file.py:name.")],
+    method: Annotated[
+        list[str] | None, typer.Option("--method", help="Method name; repeatable. [default: all]", rich_help_panel="Search")
+    ] = None,
+    settings: options.Set = None,
+    tilt: options.Tilt = None,
+    reward: options.Reward = None,
+    reward_weights: options.RewardWeights = None,
+    preset: options.PresetName = None,
+    num_rollouts: options.NumRollouts = None,
+    max_new_tokens: options.MaxNewTokens = None,
+    max_generated_tokens: Annotated[
+        int | None,
+        typer.Option(
+            "--max-generated-tokens",
+            min=1,
+            help="Budget of one search. [default: num_rollouts × max_new_tokens]",
+            rich_help_panel="Search",
+        ),
+    ] = None,
+    temperature: options.Temperature = None,
+    top_k: options.TopK = None,
+    top_p: options.TopP = None,
+    stop_string: options.StopString = None,
+    model: options.Model = None,
+    engine: options.Engine = None,
+    dtype: options.DType = None,
+    device: options.Device = None,
+    batch_size: options.BatchSize = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Items per task: a seeded stratified subset.")] = None,
+    seed: options.Seed = 0,
+    data_dir: options.DataDir = None,
+    output_dir: Annotated[
+        Path | None, typer.Option("--output-dir", help="Run directory. [default: runs/<name of the run>]")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start over in a directory that holds another run.")] = False,
+    max_failures: Annotated[int, typer.Option("--max-failures", min=0, help="Failed items that still give exit code 0.")] = 0,
+    save_trees: Annotated[int, typer.Option("--save-trees", min=0, help="Search trees kept per task and method.")] = 1,
+    output_format: options.OutputFormat = Format.TABLE,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the resolved configuration and upper bounds; run nothing.")
+    ] = False,
+    debug: options.Debug = False,
+) -> None:
+    """Compare methods on tasks at equal generated tokens. The same command again continues where it stopped."""
+    from maxent_ts.cli.evaluation import run_eval
+
+    with explained(debug=debug):
+        run_eval(
+            tasks=tasks,
+            methods=method,
+            settings=settings or [],
+            values={
+                "tilt": tilt,
+                "rewards": reward,
+                "preset": preset,
+                "num_rollouts": num_rollouts,
+                "max_new_tokens": max_new_tokens,
+                "generated_tokens": max_generated_tokens,
+                "temperature": temperature,
+                "top_k": top_k,
+                "top_p": top_p,
+                "stop_strings": stop_string,
+                "model": model,
+                "engine": engine,
+                "dtype": dtype,
+                "device": device,
+                "batch_size": batch_size,
+                "limit": limit,
+                "seed": seed,
+                "data_dir": data_dir,
+                "output_dir": output_dir,
+                "save_trees": save_trees,
+            },
+            reward_weights=reward_weights,
+            overwrite=overwrite,
+            max_failures=max_failures,
+            output_format=output_format,
+            quiet=quiet,
+            dry_run=dry_run,
+        )
+
+
+@app.command("generate")
+def _generate(
+    prompt: Annotated[str | None, typer.Argument(metavar="[PROMPT]", help="A text prompt. Or use --task and --item.")] = None,
+    task: Annotated[str | None, typer.Option("--task", help="Take the prompt from this task.")] = None,
+    item: Annotated[str | None, typer.Option("--item", help="Which item of the task. [default: the first]")] = None,
+    method: Annotated[str, typer.Option("--method", help="Method name.", rich_help_panel="Search")] = "maxent",
+    settings: options.Set = None,
+    tilt: options.Tilt = None,
+    reward: options.Reward = None,
+    reward_weights: options.RewardWeights = None,
+    preset: options.PresetName = None,
+    num_rollouts: options.NumRollouts = None,
+    max_new_tokens: options.MaxNewTokens = None,
+    num_return_sequences: Annotated[int, typer.Option("--num-return-sequences", min=1, help="Completions shown.")] = 3,
+    temperature: options.Temperature = None,
+    top_k: options.TopK = None,
+    top_p: options.TopP = None,
+    stop_string: options.StopString = None,
+    model: options.Model = None,
+    engine: options.Engine = None,
+    dtype: options.DType = None,
+    device: options.Device = None,
+    batch_size: options.BatchSize = None,
+    seed: options.Seed = 0,
+    data_dir: options.DataDir = None,
+    output_format: options.OutputFormat = Format.TABLE,
+    debug: options.Debug = False,
+) -> None:
+    """Search for one prompt; show completions with weights, rewards and log p, the bracket of log Z, and the tokens used."""
+    from maxent_ts.cli.generation import run_generate
+
+    with explained(debug=debug):
+        run_generate(
+            prompt=prompt,
+            task_name=task,
+            item=item,
+            method=method,
+            settings=settings or [],
+            values={
+                "tilt": tilt,
+                "rewards": reward,
+                "preset": preset,
+                "num_rollouts": num_rollouts,
+                "max_new_tokens": max_new_tokens,
+                "temperature": temperature,
+                "top_k": top_k,
+                "top_p": top_p,
+                "stop_strings": stop_string,
+                "model": model,
+                "engine": engine,
+                "dtype": dtype,
+                "device": device,
+                "batch_size": batch_size,
+                "seed": seed,
+                "data_dir": data_dir,
+            },
+            reward_weights=reward_weights,
+            num_return_sequences=num_return_sequences,
+            output_format=output_format,
+        )
+
+
+@app.command("report")
+def _report(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run directory, such as runs/demo.")],
+    output: Annotated[Path | None, typer.Option("--output", help="The page. [default: RUN_DIR/report.html]")] = None,
+    debug: options.Debug = False,
+) -> None:
+    """Write one self-contained HTML page about a run."""
+    with explained(debug=debug):
+        from maxent_ts.report.html import write_report
+
+        typer.echo(str(write_report(run_dir, output)))
+
+
+@app.command("list")
+def _list(
+    kind: Annotated[
+        str | None, typer.Argument(metavar="[methods|tasks|rewards|engines]", help="What to list. [default: all]")
+    ] = None,
+    output_format: options.OutputFormat = Format.TABLE,
+    debug: options.Debug = False,
+) -> None:
+    """List methods with their settings, tasks, rewards and engines."""
+    from maxent_ts.cli.listing import run_list
+
+    with explained(debug=debug):
+        run_list(kind, output_format)
+
+
+@app.command("doctor")
+def _doctor(output_format: options.OutputFormat = Format.TABLE, debug: options.Debug = False) -> None:
+    """Check this installation: packages, devices, memory, the embedded model and data, and five generated tokens."""
+    from maxent_ts.cli.doctor import run_doctor
+
+    with explained(debug=debug):
+        run_doctor(output_format)

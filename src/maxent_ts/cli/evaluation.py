@@ -1,0 +1,150 @@
+"""`maxent-ts eval`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from maxent_ts.cli.progress import close_watcher, make_watcher
+from maxent_ts.cli.shared import EXIT_FAILURES, EXIT_INTERRUPTED, Format, note, write_json
+from maxent_ts.cli.tables import print_summary
+from maxent_ts.config import MethodConfig, RunConfig, expand_tasks, make_config, parse_assignments
+from maxent_ts.errors import SettingError
+from maxent_ts.evaluate import evaluate, plan
+from maxent_ts.presets import DEFAULT_METHODS
+
+__all__ = ["bounds", "build_config", "parse_weights", "run_eval"]
+
+METHODS_OF_ONE_COMPLETION = frozenset({"greedy", "sample"})
+
+
+def run_eval(
+    *,
+    tasks: Sequence[str],
+    methods: Sequence[str] | None,
+    settings: Sequence[str],
+    values: Mapping[str, Any],
+    reward_weights: str | None,
+    overwrite: bool,
+    max_failures: int,
+    output_format: Format,
+    quiet: bool,
+    dry_run: bool,
+) -> None:
+    """Run, show progress, print the table; leaves with exit code 1 if too many items failed, 130 if stopped."""
+    config = build_config(tasks=tasks, methods=methods, settings=settings, values=values, reward_weights=reward_weights)
+    if dry_run:
+        _show_plan(config, output_format)
+        return
+    watcher = make_watcher(quiet=quiet)
+    try:
+        run = evaluate(config, watcher=watcher, overwrite=overwrite)
+    except KeyboardInterrupt as error:
+        close_watcher(watcher)
+        note(f"Stopped. What was finished is in {config.output_dir}; the same command again continues from there.")
+        raise typer.Exit(EXIT_INTERRUPTED) from error
+    finally:
+        close_watcher(watcher)
+    assert run.summary is not None
+    if output_format is Format.JSON:
+        write_json(run.summary)
+    else:
+        print_summary(run.summary)
+    note(f"Records: {config.output_dir}    Page: maxent-ts report {config.output_dir}")
+    failures = run.summary["failures"]
+    if failures:
+        first = failures[0]
+        note(
+            f"{len(failures)} of {len(run.records)} items failed; the first: {first['task']} / {first['method']} / "
+            f"{first['example_id']}: {first['error']} Tracebacks: {config.output_dir / 'failures.log'}"
+        )
+    if len(failures) > max_failures:
+        raise typer.Exit(EXIT_FAILURES)
+
+
+def build_config(
+    *,
+    tasks: Sequence[str],
+    methods: Sequence[str] | None,
+    settings: Sequence[str],
+    values: Mapping[str, Any],
+    reward_weights: str | None,
+) -> RunConfig:
+    """Return the configuration of a command; the run directory is named after the tasks unless it is given."""
+    names = list(methods or DEFAULT_METHODS)
+    assigned = parse_assignments(settings, names)
+    configs = []
+    for name in names:
+        rest = dict(assigned[name])
+        tilt = rest.pop("tilt", None)
+        configs.append(MethodConfig(name=name, settings=rest, tilt=None if tilt is None else _number(tilt, f"{name}.tilt")))
+    weights = parse_weights(reward_weights)
+    config = make_config(tasks=expand_tasks(tasks), methods=tuple(configs), reward_weights=weights, **values)
+    if values.get("output_dir") is not None:
+        return config
+    name = "-".join(Path(task.rpartition(":")[0] or task).stem for task in tasks)
+    default = make_config(tasks=config.tasks)
+    suffix = "" if config.digest() == default.digest() else f"-{config.digest()}"
+    return config.model_copy(update={"output_dir": Path("runs") / f"{name}{suffix}"})
+
+
+def parse_weights(text: str | None) -> tuple[float, ...] | None:
+    """Turn '1,0.5' into numbers."""
+    return None if text is None else tuple(_number(part, "--reward-weights") for part in text.split(","))
+
+
+def bounds(config: RunConfig) -> dict[str, Any]:
+    """Return how many searches there are, and upper bounds on what they cost."""
+    plans = plan(config)
+    searches = [(one, method) for one in plans for method, _ in one.methods]
+    budgets = [
+        (len(one.examples), config.max_new_tokens if method.name in METHODS_OF_ONE_COMPLETION else config.generated_tokens, method)
+        for one, method in searches
+    ]
+    return {
+        "items": {one.task.name: len(one.examples) for one in plans},
+        "rewards": {one.task.name: one.reward.name for one in plans},
+        "skipped": {one.task.name: dict(one.skipped) for one in plans if one.skipped},
+        "searches": sum(count for count, _, _ in budgets),
+        "generated_tokens_at_most": sum(count * tokens for count, tokens, _ in budgets),
+        "reward_calls_at_most": sum(
+            count * (1 if method.name in METHODS_OF_ONE_COMPLETION else tokens) for count, tokens, method in budgets
+        ),
+        "reward_calls_at_full_length": sum(count * max(1, tokens // config.max_new_tokens) for count, tokens, _ in budgets),
+    }
+
+
+def _show_plan(config: RunConfig, output_format: Format) -> None:
+    found = {"config": config.model_dump(mode="json"), "bounds": bounds(config)}
+    if output_format is Format.JSON:
+        write_json(found)
+        return
+    for title, values in found.items():
+        typer.echo(f"{title}:")
+        for name, value in values.items():
+            typer.echo(f"  {name}: {_readable(value)}")
+
+
+def _readable(value: Any) -> str:
+    if isinstance(value, list) and value and isinstance(value[0], dict) and "name" in value[0]:
+        return ", ".join(_method(one) for one in value)
+    if isinstance(value, list):
+        return ", ".join(str(one) for one in value) or "–"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_readable(one)}" for name, one in value.items()) or "–"
+    return "–" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _method(method: Mapping[str, Any]) -> str:
+    settings = {**method["settings"], **({} if method["tilt"] is None else {"tilt": method["tilt"]})}
+    return method["name"] + (f"({', '.join(f'{key}={value}' for key, value in settings.items())})" if settings else "")
+
+
+def _number(text: str, what: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise SettingError(f"{what} takes a number, but got '{text}'.") from error

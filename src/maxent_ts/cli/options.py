@@ -1,0 +1,94 @@
+"""Options that several commands share. Names are transformers' where transformers has one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from maxent_ts.cli.shared import Format
+
+__all__ = [
+    "BatchSize",
+    "DType",
+    "DataDir",
+    "Debug",
+    "Device",
+    "Engine",
+    "MaxNewTokens",
+    "Model",
+    "NumRollouts",
+    "OutputFormat",
+    "PresetName",
+    "Reward",
+    "RewardWeights",
+    "Seed",
+    "Set",
+    "StopString",
+    "Temperature",
+    "Tilt",
+    "TopK",
+    "TopP",
+]
+
+_MODEL = "Model"
+_SEARCH = "Search"
+
+Model = Annotated[
+    str | None, typer.Option("--model", help="Model directory or hub id. [default: the embedded model]", rich_help_panel=_MODEL)
+]
+Engine = Annotated[
+    str | None, typer.Option("--engine", help="Engine name, or file.py:function. [default: hf]", rich_help_panel=_MODEL)
+]
+DType = Annotated[
+    str | None, typer.Option("--dtype", help="float32, bfloat16 or float16. [default: float32]", rich_help_panel=_MODEL)
+]
+Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, mps or auto. [default: auto]", rich_help_panel=_MODEL)]
+BatchSize = Annotated[
+    int | None, typer.Option("--batch-size", min=1, help="Rollouts decoded side by side.", rich_help_panel=_MODEL)
+]
+
+Reward = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--reward", help="Reward name, or file.py:function; repeat to add. [default: the task's]", rich_help_panel=_SEARCH
+    ),
+]
+RewardWeights = Annotated[
+    str | None,
+    typer.Option("--reward-weights", help="Comma-separated, one for each --reward. [default: 1 each]", rich_help_panel=_SEARCH),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="METHOD.KEY=VALUE", help="A method's setting; repeatable.", rich_help_panel=_SEARCH),
+]
+Tilt = Annotated[float | None, typer.Option("--tilt", min=0, help="λ in p(x)·exp(λ r(x)). [default: 1]", rich_help_panel=_SEARCH)]
+PresetName = Annotated[
+    str | None,
+    typer.Option(
+        "--preset",
+        help="quick (5 rollouts × 30 tokens), balanced (10 × 50) or thorough (20 × 100). [default: balanced]",
+        rich_help_panel=_SEARCH,
+    ),
+]
+NumRollouts = Annotated[int | None, typer.Option("--num-rollouts", min=1, help="Overrides the preset's.", rich_help_panel=_SEARCH)]
+MaxNewTokens = Annotated[
+    int | None, typer.Option("--max-new-tokens", min=1, help="Overrides the preset's.", rich_help_panel=_SEARCH)
+]
+Temperature = Annotated[
+    float | None, typer.Option("--temperature", help="Of the reference policy p. [default: 1]", rich_help_panel=_SEARCH)
+]
+TopK = Annotated[
+    int | None, typer.Option("--top-k", min=1, help="Of the reference policy p. [default: off]", rich_help_panel=_SEARCH)
+]
+TopP = Annotated[float | None, typer.Option("--top-p", help="Of the reference policy p. [default: off]", rich_help_panel=_SEARCH)]
+StopString = Annotated[
+    list[str] | None, typer.Option("--stop-string", help="Ends a completion; repeatable.", rich_help_panel=_SEARCH)
+]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Same seed, same results.")]
+DataDir = Annotated[
+    Path | None, typer.Option("--data-dir", help="Directory in OpenTSLM's own layout. [default: the embedded sample]")
+]
+OutputFormat = Annotated[Format, typer.Option("--format", help="json prints nothing but data on standard output.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]

@@ -1,0 +1,94 @@
+"""The comparison as tables in a terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+__all__ = ["comparison_lines", "comparison_table", "console", "correlation_lines", "print_summary"]
+
+WIDTH_WITHOUT_TERMINAL = 132
+
+HEADLINE_BASELINES = ("best_of_n", "greedy")
+"""Baselines whose paired differences are printed; the others are in summary.json and in the report."""
+
+
+def console() -> Console:
+    """Return a console on standard output that does not break tables when it is a file."""
+    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL, highlight=False)
+
+
+def print_summary(summary: Mapping[str, Any]) -> None:
+    """Print a table for each task, the paired differences, and what the reward knows about being correct."""
+    out = console()
+    for task, methods in summary["tasks"].items():
+        out.print(comparison_table(task, methods, summary["skipped"].get(task, {}), summary["budget_per_item"]["generated_tokens"]))
+        for line in [*comparison_lines(summary, task), *correlation_lines(summary, task)]:
+            out.print(line, soft_wrap=True, markup=False)
+        out.print()
+
+
+def comparison_table(task: str, methods: Mapping[str, Any], skipped: Mapping[str, str], budget: int) -> Table:
+    """Return the table of one task."""
+    table = Table(title=f"{task}: at most {budget} generated tokens per item", title_justify="left", title_style="bold")
+    table.add_column("method", no_wrap=True)
+    for name in ("n", "failed", "accuracy", "macro-F1", "reward (95 %)", "generated", "forwarded", "s/item"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for method, row in methods.items():
+        table.add_row(
+            method,
+            str(row["n"]),
+            str(row["n_failed"]),
+            _number(row["accuracy"]),
+            _number(row["macro_f1"]),
+            _with_interval(row["reward"]),
+            _number(row["generated_tokens"], 0),
+            _number(row["forwarded_tokens"], 0),
+            _number(row["seconds_per_item"], 2),
+        )
+    if skipped:
+        table.caption = "left out: " + ", ".join(f"{method} ({reason})" for method, reason in skipped.items())
+        table.caption_justify = "left"
+    return table
+
+
+def comparison_lines(summary: Mapping[str, Any], task: str, baselines: Sequence[str] | None = HEADLINE_BASELINES) -> Iterator[str]:
+    """Yield a line for each paired difference; `baselines` None for all."""
+    for row in summary["comparisons"]:
+        if row["task"] == task and (baselines is None or row["baseline"] in baselines):
+            interval = "" if row["ci95"] is None else f" [{row['ci95'][0]:+.3f}, {row['ci95'][1]:+.3f}]"
+            yield (
+                f"{row['metric']}: {row['method']} − {row['baseline']} = {row['difference']:+.3f}{interval}, "
+                f"p = {row['p_value']:.3g}, {row['wins']} wins, {row['ties']} ties, {row['losses']} losses: {row['verdict']}"
+            )
+
+
+def correlation_lines(summary: Mapping[str, Any], task: str) -> Iterator[str]:
+    """Yield what the reward knows about being correct."""
+    found = summary["correlation"].get(task)
+    if found is None:
+        return
+    coefficient = "undefined (all alike)" if found["coefficient"] is None else f"{found['coefficient']:+.2f}"
+    line = f"reward and correctness over {found['n']} draws from the model ({found['method']}): correlation {coefficient}"
+    if found["ranked_right"] is not None:
+        line += (
+            f"; of {found['num_pairs']} pairs of a right and a wrong draw of one item the reward ranks "
+            f"{found['ranked_right']:.0%} right (chance: 50%)"
+        )
+    yield line
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _with_interval(reward: Mapping[str, Any]) -> str:
+    if reward["mean"] is None:
+        return "–"
+    if reward["ci95"] is None:
+        return f"{reward['mean']:.3f}"
+    return f"{reward['mean']:.3f} ± {(reward['ci95'][1] - reward['ci95'][0]) / 2:.3f}"

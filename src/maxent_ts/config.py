@@ -1,0 +1,226 @@
+"""The configuration of an evaluation, and the settings of methods as users type them.
+
+This is where untrusted text enters, so it is checked strictly: an unknown key or a value outside its domain is an error
+that names the nearest known one, never something to be ignored.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import inspect
+import json
+import math
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from maxent_ts.errors import SettingError, UnknownNameError
+from maxent_ts.presets import DEFAULT_METHODS, DEFAULT_PRESET, DEMO_TASKS, PRESETS
+
+__all__ = ["EMBEDDED_MODEL", "MethodConfig", "RunConfig", "check_settings", "expand_tasks", "make_config", "parse_assignments"]
+
+EMBEDDED_MODEL = "embedded"
+"""The name of the small time-series language model that ships with the package."""
+
+EXECUTION_FIELDS = frozenset({"output_dir", "batch_size", "max_concurrent", "save_trees"})
+"""Fields that say how a run is carried out, not what it computes: they may change when a run is continued."""
+
+
+class MethodConfig(BaseModel):
+    """A method, what it was told, and λ where it differs from the run's."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    settings: dict[str, Any] = Field(default_factory=dict)
+    tilt: float | None = None
+
+
+class RunConfig(BaseModel):
+    """Everything that an evaluation depends on.
+
+    `preset` fills in `num_rollouts` and `max_new_tokens` where they are left out, and those fill in `generated_tokens`:
+    the budget of one search in generated tokens, the same for every method.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tasks: tuple[str, ...] = Field(min_length=1)
+    methods: tuple[MethodConfig, ...] = Field(default=tuple(MethodConfig(name=name) for name in DEFAULT_METHODS), min_length=1)
+    model: str = EMBEDDED_MODEL
+    engine: str = "hf"
+    dtype: str = "float32"
+    device: str = "auto"
+    rewards: tuple[str, ...] = ()
+    """Names, or `file.py:function`; empty for each task's own."""
+    reward_weights: tuple[float, ...] = ()
+    """One for each of `rewards`; empty for 1 each."""
+    tilt: float = Field(default=1.0, ge=0)
+    preset: str = DEFAULT_PRESET
+    num_rollouts: int = Field(default=0, ge=1, validate_default=True)
+    max_new_tokens: int = Field(default=0, ge=1, validate_default=True)
+    generated_tokens: int = Field(default=0, ge=1, validate_default=True)
+    temperature: float = Field(default=1.0, gt=0)
+    top_k: int | None = Field(default=None, ge=1)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    stop_strings: tuple[str, ...] = ()
+    limit: int | None = Field(default=None, ge=1)
+    seed: int = Field(default=0, ge=0)
+    data_dir: Path | None = None
+    output_dir: Path = Path("runs/run")
+    batch_size: int | None = Field(default=None, ge=1)
+    max_concurrent: int = Field(default=64, ge=1)
+    save_trees: int = Field(default=1, ge=0)
+    """Search trees kept for each task: those of the first examples, of every method that grows one."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, values: Any) -> Any:
+        """Resolve the preset and the budget, so that what is stored says what was done."""
+        if not isinstance(values, Mapping):
+            return values
+        filled = dict(values)
+        preset = filled.get("preset", DEFAULT_PRESET)
+        if preset not in PRESETS:
+            raise UnknownNameError(_unknown("preset", str(preset), PRESETS))
+        for name in ("num_rollouts", "max_new_tokens"):
+            if filled.get(name) is None:
+                filled[name] = getattr(PRESETS[preset], name)
+        if filled.get("generated_tokens") is None and _are_numbers(filled["num_rollouts"], filled["max_new_tokens"]):
+            filled["generated_tokens"] = filled["num_rollouts"] * filled["max_new_tokens"]
+        return filled
+
+    @model_validator(mode="after")
+    def _agree(self) -> RunConfig:
+        """Check what needs more than one field."""
+        for kind, names in (("task", self.tasks), ("method", [method.name for method in self.methods])):
+            twice = sorted({name for name in names if list(names).count(name) > 1})
+            if twice:
+                raise SettingError(f"The {kind} '{twice[0]}' is named twice. Name each {kind} once.")
+        if self.generated_tokens < self.max_new_tokens:
+            raise SettingError(
+                f"A budget of {self.generated_tokens} generated tokens has no room for one completion of max_new_tokens = "
+                f"{self.max_new_tokens}. Raise the budget or lower max_new_tokens."
+            )
+        if self.reward_weights and len(self.reward_weights) != len(self.rewards):
+            raise SettingError(
+                f"{len(self.reward_weights)} reward weights were given for {len(self.rewards)} rewards. "
+                "Give one weight for each --reward, or none for a weight of 1 each."
+            )
+        if not all(math.isfinite(weight) for weight in self.reward_weights):
+            raise SettingError(f"Reward weights must be finite numbers, but are {list(self.reward_weights)}.")
+        return self
+
+    def meaning(self) -> dict[str, Any]:
+        """Return the fields that the results depend on, as plain JSON values."""
+        return {name: value for name, value in self.model_dump(mode="json").items() if name not in EXECUTION_FIELDS}
+
+    def digest(self) -> str:
+        """Return eight hexadecimal digits that differ between configurations with different results."""
+        return hashlib.sha256(json.dumps(self.meaning(), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def make_config(**values: Any) -> RunConfig:
+    """Build a `RunConfig`, leaving out what is None.
+
+    Raises:
+        SettingError: one paragraph for the first thing that is wrong, with the nearest known name where a name is unknown.
+    """
+    given = {name: value for name, value in values.items() if value is not None}
+    for name in given:
+        if name not in RunConfig.model_fields:
+            raise UnknownNameError(_unknown("setting", name, RunConfig.model_fields))
+    try:
+        return RunConfig(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "configuration"
+        raise SettingError(f"{where}: {first['msg']}; it is {first.get('input')!r}.") from error
+
+
+def expand_tasks(names: Sequence[str]) -> tuple[str, ...]:
+    """Replace `demo` by the tasks it stands for."""
+    return tuple(task for name in names for task in (DEMO_TASKS if name == "demo" else (name,)))
+
+
+def parse_assignments(assignments: Sequence[str], methods: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Sort `method.key=value` texts by method; a plain `key=value` is for every method when there is only one.
+
+    Returns:
+        For each of `methods`, its settings as texts.
+
+    Raises:
+        SettingError: if a text has another form, or names a method that does not take part.
+    """
+    settings: dict[str, dict[str, str]] = {name: {} for name in methods}
+    for assignment in assignments:
+        left, equals, value = assignment.partition("=")
+        method, dot, key = left.strip().partition(".")
+        if not dot and len(methods) == 1:
+            method, key = methods[0], method
+        if not equals or not key or not method:
+            raise SettingError(f"--set takes method.key=value, such as maxent.tilt=4, but got '{assignment}'.")
+        if method not in settings:
+            raise UnknownNameError(
+                _unknown("method taking part", method, settings) + f" Add --method {method} if it should take part."
+            )
+        if key in settings[method]:
+            raise SettingError(f"--set gives {method}.{key} twice. Give it once.")
+        settings[method][key] = value.strip()
+    return settings
+
+
+def check_settings(name: str, factory: Callable[..., Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Check settings against a method's own keyword parameters and turn texts into their types.
+
+    Args:
+        name: The method's name, for messages.
+        factory: The method: `(rng, target, *, **settings) -> Search`.
+        settings: Values, or the texts a user typed.
+
+    Raises:
+        UnknownNameError: for a keyword the method does not have.
+        SettingError: for a value of the wrong type, or a required setting that is missing.
+    """
+    parameters = {
+        key: parameter
+        for key, parameter in inspect.signature(factory).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    }
+    for key in settings:
+        if key not in parameters:
+            known = parameters if parameters else ()
+            raise UnknownNameError(_unknown(f"setting of '{name}'", key, known))
+    for key, parameter in parameters.items():
+        if parameter.default is parameter.empty and key not in settings:
+            raise SettingError(f"The method '{name}' needs a value for '{key}'. Give it with --set {name}.{key}=VALUE.")
+    return {key: _coerce(name, factory, parameters[key], value) for key, value in settings.items()}
+
+
+def _coerce(name: str, factory: Callable[..., Any], parameter: inspect.Parameter, value: Any) -> Any:
+    if isinstance(value, str) and value.lower() in ("none", "null"):
+        value = None
+    annotation = {} if parameter.annotation is parameter.empty else {"value": parameter.annotation}
+    # Only this parameter's annotation is resolved: others may name what is imported for type checkers alone.
+    hints = typing.get_type_hints(SimpleNamespace(__annotations__=annotation), globalns=getattr(factory, "__globals__", {}))
+    try:
+        return TypeAdapter(hints.get("value", Any)).validate_python(value)
+    except ValidationError as error:
+        message = error.errors()[0]["msg"]
+        raise SettingError(f"The setting '{parameter.name}' of '{name}' cannot be {value!r}: {message}.") from error
+
+
+def _are_numbers(*values: Any) -> bool:
+    return all(isinstance(value, int) for value in values)
+
+
+def _unknown(kind: str, name: str, known: Any) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    listed = f" Known: {', '.join(sorted(known))}." if known else " It has none."
+    return f"There is no {kind} named '{name}'.{hint}{listed}"

@@ -1,0 +1,124 @@
+"""From names to things: tasks, methods and engines that come with the package, or `file.py:name` of the user's own."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Mapping
+from functools import partial
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from maxent_ts.config import EMBEDDED_MODEL, MethodConfig, RunConfig, check_settings
+from maxent_ts.engines.base import Engine
+from maxent_ts.errors import MaxentError, MissingExtraError, ModelError, SettingError, UnknownNameError
+from maxent_ts.registry import ENGINES, METHODS, TASKS, load
+from maxent_ts.search.base import SearchFactory
+from maxent_ts.tasks.base import Task
+
+__all__ = ["embedded_model_path", "load_engine", "load_method", "load_named", "load_task"]
+
+
+def load_named(table: Mapping[str, str], name: str, kind: str) -> Any:
+    """Return what a name of `table` stands for, or what `file.py:name` or `package.module:name` holds.
+
+    Raises:
+        UnknownNameError: if there is no such name, file, module or attribute.
+        MissingExtraError: if what it stands for needs a package that is not installed.
+    """
+    module_name, colon, attribute = name.rpartition(":")
+    if name in table or not colon or not module_name:
+        try:
+            return load(table, name, kind)
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.startswith("maxent_ts"):
+                raise
+            raise MissingExtraError(error.name, "hf") from error
+    module = _import_file(Path(module_name), kind) if module_name.endswith(".py") else _import_module(module_name, kind)
+    if not hasattr(module, attribute):
+        raise UnknownNameError(f"The {kind} '{name}' was not found: {module_name} has no '{attribute}'.")
+    return getattr(module, attribute)
+
+
+def load_task(name: str) -> Task:
+    """Return a task by name; a class is called without arguments."""
+    found = load_named(TASKS, name, "task")
+    task: Any = found() if inspect.isclass(found) else found
+    return task
+
+
+def load_method(method: MethodConfig) -> SearchFactory:
+    """Return a method with its settings checked and bound."""
+    factory = load_named(METHODS, method.name, "method")
+    return partial(factory, **check_settings(method.name, factory, method.settings))
+
+
+def load_engine(config: RunConfig) -> Engine:
+    """Build the engine of a configuration.
+
+    An engine of the user's own, `file.py:function`, is called with `model`, `dtype`, `device` and `batch_size` by keyword,
+    as `HFEngine.from_pretrained` is.
+
+    Raises:
+        ModelError: if the model cannot be found or read.
+    """
+    found = load_named(ENGINES, config.engine, "engine")
+    build = getattr(found, "from_pretrained", None) if inspect.isclass(found) else found
+    if build is None:
+        raise SettingError(
+            f"The engine '{config.engine}' is made in Python, not from a model directory. Use --engine hf, or "
+            "--engine file.py:function with a function that returns the engine."
+        )
+    model = str(embedded_model_path()) if config.model == EMBEDDED_MODEL and config.engine == "hf" else config.model
+    settings: dict[str, Any] = {"dtype": config.dtype, "device": config.device}
+    if config.batch_size is not None:
+        settings["batch_size"] = config.batch_size
+    return build(model, **settings)
+
+
+def embedded_model_path() -> Path:
+    """Where the embedded model lies.
+
+    Raises:
+        ModelError: if this installation came without it.
+    """
+    path = Path(str(resources.files("maxent_ts"))) / "assets" / "model"
+    if not (path / "config.json").exists():
+        raise ModelError(
+            "The embedded model is not part of this installation. Name a model directory or a hub id with --model, "
+            "or install the package with its assets."
+        )
+    return path
+
+
+def _import_file(path: Path, kind: str) -> Any:
+    if not path.is_file():
+        raise UnknownNameError(f"The file '{path}' of the {kind} does not exist. Give it as path/to/file.py:name.")
+    name = f"maxent_ts_user_{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except MaxentError:
+        del sys.modules[name]
+        raise
+    except Exception as error:
+        del sys.modules[name]
+        raise UnknownNameError(f"The file '{path}' of the {kind} raised {type(error).__name__} when imported: {error}.") from error
+    return module
+
+
+def _import_module(name: str, kind: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise UnknownNameError(f"The module '{name}' of the {kind} cannot be imported: {error}.") from error

@@ -1,0 +1,110 @@
+"""What is written down about an item: its record, its search tree with texts, and the item itself in a readable form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from maxent_ts.engines.base import Engine
+from maxent_ts.fingerprint import plain
+from maxent_ts.records import ExampleRecord, Record, ScoredCompletion
+from maxent_ts.rewards.base import Reward
+from maxent_ts.search.run import SearchResult
+from maxent_ts.tasks.base import Example, Task
+from maxent_ts.types import Embeddings, Outcome, Prompt, TimeSeriesPrompt
+
+__all__ = ["example_record", "filled_record", "readable_prompt", "tree_with_texts"]
+
+NUM_COMPLETIONS_KEPT = 5
+
+
+def filled_record(record: Record, task: Task, reward: Reward, example: Example, outcome: Outcome, result: SearchResult) -> Record:
+    """Return the record with everything there is to say about an outcome."""
+    best = outcome.best
+    answers = [task.answer(completion.text) for completion in outcome.completions] if task.labels else []
+    answer = answers[outcome.chosen[0]] if answers else None
+    heaviest = sorted(range(len(outcome.completions)), key=lambda i: (i != outcome.chosen[0], -outcome.weights[i]))
+    evidence = reward.explain(
+        prompts=[example.prompt],
+        completions=[best.text],
+        completion_ids=[list(best.tokens)],
+        logprobs=[best.logprob],
+        finish_reasons=[best.finish_reason],
+        **{name: [value] for name, value in example.inputs.items()},
+    )[0]
+    return record.model_copy(
+        update={
+            "text": best.text,
+            "tokens": list(best.tokens),
+            "logprob": best.logprob,
+            "finish_reason": best.finish_reason,
+            "reward": best.reward,
+            "evidence": plain(evidence),
+            "answer": answer,
+            "correct": answer == example.target if task.labels and example.target is not None else None,
+            "num_completions": len(outcome.completions),
+            "completions": [
+                ScoredCompletion(
+                    text=outcome.completions[i].text,
+                    reward=outcome.completions[i].reward,
+                    logprob=outcome.completions[i].logprob,
+                    weight=outcome.weights[i],
+                    finish_reason=outcome.completions[i].finish_reason,
+                    answer=answers[i] if answers else None,
+                    num_tokens=len(outcome.completions[i].tokens),
+                )
+                for i in heaviest[:NUM_COMPLETIONS_KEPT]
+            ],
+            "rewards": [completion.reward for completion in outcome.completions],
+            "answers": answers,
+            "usage": asdict(result.usage),
+            "trajectory": list(result.trajectory),
+            "tree": None if outcome.tree is None else outcome.tree.statistics(),
+            "info": {name: float(value) for name, value in outcome.info.items()},
+        }
+    )
+
+
+def tree_with_texts(tree: dict[str, Any], engine: Engine) -> dict[str, Any]:
+    """Add to every node the text that its tokens add to the text above it, and to every completion its text.
+
+    Tokens are decoded with all that comes before them: a lone token may be half a character, or lack its space.
+    """
+    prefixes: list[list[int]] = []
+    for node in tree["nodes"]:
+        above = [] if node["parent"] < 0 else prefixes[node["parent"]]
+        prefixes.append([*above, *node["tokens"]])
+        before, after = engine.decode(above), engine.decode(prefixes[-1])
+        node["text"] = after[len(before) :] if after.startswith(before) else engine.decode(node["tokens"])
+    for completion in tree["completions"]:
+        completion["text"] = engine.decode(completion["tokens"])
+    return tree
+
+
+def example_record(task: Task, example: Example) -> ExampleRecord:
+    """Return an item as it is stored."""
+    series = plain(example.inputs.get("series", []))
+    names = plain(example.inputs.get("series_names", []))
+    return ExampleRecord(
+        task=task.name,
+        id=example.id,
+        prompt=readable_prompt(example.prompt),
+        target=example.target,
+        stratum=example.stratum,
+        series=series,
+        series_names=names,
+    )
+
+
+def readable_prompt(prompt: Prompt) -> str:
+    """Return a prompt as text, a placeholder standing for what is not text."""
+    if isinstance(prompt, str):
+        return prompt
+    if isinstance(prompt, TimeSeriesPrompt):
+        series = [f"{one.text} [{len(one.values)} values]" for one in prompt.series]
+        return "\n".join([prompt.pre_prompt, *series, prompt.post_prompt])
+    if isinstance(prompt, Embeddings):
+        return f"[{len(prompt.values)} input embeddings]"
+    parts = [f"{one.get('role')}: {one.get('content')}" if isinstance(one, Mapping) else str(one) for one in prompt]
+    return ("\n" if any(isinstance(one, Mapping) for one in prompt) else " ").join(parts)

@@ -1,0 +1,187 @@
+"""From records to the numbers of a comparison: means with intervals, paired differences, and what the reward knows.
+
+Failed items are left out of every mean and counted. The same records give the same summary, whatever order they were
+finished in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from maxent_ts import metrics
+from maxent_ts.records import Record, Run
+
+__all__ = ["reward_and_correctness", "summarize", "verdict"]
+
+REFERENCE_METHODS = ("maxent", "maxent_sample")
+"""Methods that are compared with all others, item by item: the first of them that takes part."""
+
+METHODS_THAT_DRAW_FROM_THE_MODEL = ("best_of_n", "best_of_n_softmax", "sample")
+"""Their completions are draws from p, so that reward and correctness can be related without a search in between."""
+
+SIGNIFICANCE = 0.05
+
+
+def summarize(run: Run) -> dict[str, Any]:
+    """Return the content of `summary.json`.
+
+    Returns:
+        `tasks` holds, for each task and method, `n` (items without a failure), `n_failed`, `accuracy`, `macro_f1` and
+        `valid_answer_rate` (null without labels), `reward` (`mean`, `ci95`), and means per item: `generated_tokens`,
+        `forwarded_tokens`, `rollouts`, `reward_calls`, `seconds_per_item` (from its first request to its outcome, waiting
+        for batch-mates included). `comparisons` holds paired differences of the reference method minus each other one,
+        `correlation` how the reward relates to being correct, `failures` the failed items.
+    """
+    tasks: dict[str, dict[str, Any]] = {}
+    comparisons: list[dict[str, Any]] = []
+    correlation: dict[str, Any] = {}
+    for task, facts in run.info.data.items():
+        labels = facts.get("labels", [])
+        by_method = _by_method(run, task)
+        tasks[task] = {method: _describe(records, labels) for method, records in by_method.items()}
+        comparisons.extend(_compare(task, by_method, labelled=bool(labels)))
+        if labels:
+            correlation[task] = reward_and_correctness(by_method)
+    return {
+        "tasks": tasks,
+        "comparisons": comparisons,
+        "correlation": correlation,
+        "skipped": run.info.skipped,
+        "failures": [
+            {"task": one.task, "method": one.method, "example_id": one.example_id, "error": one.error}
+            for one in run.records
+            if one.error is not None
+        ],
+        "budget_per_item": {
+            name: run.info.config.get(name) for name in ("generated_tokens", "num_rollouts", "max_new_tokens", "tilt", "seed")
+        },
+    }
+
+
+def verdict(name: str, baseline: str, difference: Mapping[str, Any]) -> str:
+    """Say in words what a paired difference shows: somebody wins only where the interval and the test agree."""
+    interval = difference["ci95"]
+    if interval is None:
+        return "too few items to tell"
+    if difference["p_value"] <= SIGNIFICANCE and (interval[0] > 0 or interval[1] < 0):
+        return f"{name if interval[0] > 0 else baseline} is better"
+    return "no difference beyond noise"
+
+
+def reward_and_correctness(by_method: Mapping[str, Sequence[Record]]) -> dict[str, Any] | None:
+    """Relate the reward to being correct, over draws from the model itself.
+
+    Returns:
+        `method` whose completions were used, their number `n`, `accuracy` of a random one of them, `coefficient` (point-
+        biserial correlation, over all), and `ranked_right`: among pairs of a correct and a wrong completion of the same
+        item, the share in which the correct one has the higher reward (ties count half; 0.5 is chance), with `num_pairs`.
+        None if no method drew from the model.
+    """
+    for method in METHODS_THAT_DRAW_FROM_THE_MODEL:
+        records = [one for one in by_method.get(method, ()) if one.error is None and one.target is not None]
+        if records:
+            break
+    else:
+        return None
+    scored = [
+        [(reward, answer == one.target) for reward, answer in zip(one.rewards, one.answers, strict=True) if reward is not None]
+        for one in records
+    ]
+    flat = [pair for item in scored for pair in item]
+    found = metrics.correlation([reward for reward, _ in flat], [correct for _, correct in flat])
+    wins, num_pairs = 0.0, 0
+    for item in scored:
+        right = [reward for reward, correct in item if correct]
+        wrong = [reward for reward, correct in item if not correct]
+        wins += sum((one > other) + 0.5 * (one == other) for one in right for other in wrong)
+        num_pairs += len(right) * len(wrong)
+    return {
+        "method": method,
+        "n": found.num_items,
+        "coefficient": found.coefficient,
+        "accuracy": sum(correct for _, correct in flat) / len(flat) if flat else None,
+        "ranked_right": wins / num_pairs if num_pairs else None,
+        "num_pairs": num_pairs,
+    }
+
+
+def _by_method(run: Run, task: str) -> dict[str, list[Record]]:
+    names = [method["name"] for method in run.info.config["methods"] if method["name"] not in run.info.skipped.get(task, {})]
+    found: dict[str, list[Record]] = {name: [] for name in names}
+    for record in run.records:
+        if record.task == task and record.method in found:
+            found[record.method].append(record)
+    return found
+
+
+def _describe(records: Sequence[Record], labels: Sequence[str]) -> dict[str, Any]:
+    good = [one for one in records if one.error is None]
+    rewards = [one.reward for one in good if one.reward is not None]
+    graded = [one for one in good if one.target is not None] if labels else []
+    answers = [one.answer for one in graded]
+    targets = [one.target for one in graded if one.target is not None]
+    interval = metrics.mean_ci95(rewards)
+    return {
+        "n": len(good),
+        "n_failed": len(records) - len(good),
+        "accuracy": metrics.accuracy(answers, targets),
+        "macro_f1": metrics.macro_f1(answers, targets, labels) if graded else None,
+        "valid_answer_rate": metrics.valid_answer_rate([one.answer for one in good]) if labels else None,
+        "reward": {"mean": _mean(rewards), "ci95": None if interval is None else list(interval)},
+        "generated_tokens": _mean_usage(good, "generated_tokens"),
+        "forwarded_tokens": _mean_usage(good, "forwarded_tokens"),
+        "rollouts": _mean_usage(good, "rollouts"),
+        "reward_calls": _mean_usage(good, "reward_calls"),
+        "seconds_per_item": _mean_usage(good, "seconds"),
+        "truncated_rate": _mean([float(one.finish_reason == "length") for one in good]),
+    }
+
+
+def _compare(task: str, by_method: Mapping[str, Sequence[Record]], *, labelled: bool) -> list[dict[str, Any]]:
+    reference = next((name for name in REFERENCE_METHODS if name in by_method), None)
+    if reference is None:
+        return []
+    ours = {one.example_id: one for one in by_method[reference] if one.error is None}
+    rows = []
+    for baseline, records in by_method.items():
+        pairs = [(ours[one.example_id], one) for one in records if one.error is None and one.example_id in ours]
+        if baseline == reference or not pairs:
+            continue
+        for metric in ("reward", "accuracy") if labelled else ("reward",):
+            row = _paired(metric, pairs)
+            if row is not None:
+                row = {"task": task, "method": reference, "baseline": baseline, "metric": metric, **row}
+                rows.append({**row, "verdict": verdict(reference, baseline, row)})
+    return rows
+
+
+def _paired(metric: str, pairs: Sequence[tuple[Record, Record]]) -> dict[str, Any] | None:
+    values = [(_value(ours, metric), _value(theirs, metric)) for ours, theirs in pairs]
+    kept = [(a, b) for a, b in values if a is not None and b is not None]
+    found = metrics.paired_difference([a for a, _ in kept], [b for _, b in kept])
+    if found is None:
+        return None
+    return {
+        "difference": found.mean,
+        "ci95": None if found.ci95 is None else list(found.ci95),
+        "p_value": found.p_value,
+        "n": found.num_pairs,
+        "wins": sum(a > b for a, b in kept),
+        "ties": sum(a == b for a, b in kept),
+        "losses": sum(a < b for a, b in kept),
+    }
+
+
+def _value(record: Record, metric: str) -> float | None:
+    if metric == "reward":
+        return record.reward
+    return None if record.correct is None else float(record.correct)
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _mean_usage(records: Sequence[Record], name: str) -> float | None:
+    return _mean([one.usage[name] for one in records])

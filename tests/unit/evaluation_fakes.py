@@ -1,0 +1,77 @@
+"""A task, a reward and an engine small enough to run an evaluation in a moment. Named on command lines as `file.py:name`."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from maxent_ts.engines.table import TableEngine
+from maxent_ts.tasks.base import Example
+
+NUM_ITEMS = 12
+
+
+class LetterTask:
+    """Continue three letters; the last letter of the text is the answer."""
+
+    name = "letters"
+    labels = ("a", "b")
+    rewards: Mapping[str, float] = {f"{__file__}:share_of_a": 1.0}
+
+    def examples(self, *, data_dir: Path | None = None, limit: int | None = None, seed: int = 0) -> list[Example]:
+        items = [
+            Example(
+                id=f"item/{index}",
+                prompt=[index % 5, index % 3, index % 2],
+                inputs={"series": [[float(index), 1.0, 2.0, 1.5]], "series_names": ["level"], "labels": self.labels},
+                target="ab"[index % 2],
+                stratum="ab"[index % 2],
+            )
+            for index in range(NUM_ITEMS)
+        ]
+        return items[:limit]
+
+    def answer(self, text: str) -> str | None:
+        return text[-1] if text[-1:] in self.labels else None
+
+
+class FreeTask(LetterTask):
+    """The same without labels."""
+
+    name = "free"
+    labels = ()
+
+    def answer(self, text: str) -> str | None:
+        return None
+
+
+def share_of_a(prompts: list[Any], completions: list[str], completion_ids: list[list[int]], **columns: list[Any]) -> list[float]:
+    return [text.count("a") / max(1, len(text)) for text in completions]
+
+
+def fails_on_c(prompts: list[Any], completions: list[str], completion_ids: list[list[int]], **columns: list[Any]) -> list[float]:
+    if any("ccc" in text for text in completions):
+        raise ValueError("three c in a row")
+    return share_of_a(prompts, completions, completion_ids)
+
+
+class SlowTable(TableEngine):
+    """Finishes one job at a time, after a pause, so that a run can be stopped in its middle."""
+
+    pause = float(os.environ.get("TEST_ENGINE_PAUSE", "0"))
+
+    def step(self) -> list[Any]:
+        time.sleep(self.pause)
+        others = self._queue.copy()
+        self._queue.clear()
+        self._queue.append(others.popleft())
+        finished = super().step()
+        self._queue.extend(others)
+        return finished
+
+
+def make_engine(model: str, *, dtype: str, device: str) -> TableEngine:
+    return SlowTable.random(num_tokens=6, concentration=0.5)
