@@ -98,7 +98,7 @@ def build(shared_dir: Path, assets: Path) -> None:
         assets / "har",
         {
             "source": "UCI HAR 1.0, total acceleration of the test subjects, times 9.80665 m/s² per g",
-            "note": "no gold rationale exists; window: its number in the file sampled from; subject: inferred, see ../DATA_LICENSES.md",
+            "note": "no gold rationale exists; window: number in the file sampled from; subject: inferred, see DATA_LICENSES.md",
             "rows": origins,
         },
     )

@@ -12,7 +12,7 @@ import numpy as np
 __all__ = ["mean_float32"]
 
 _LANES = 8
-"""float32 values in one vector register of torch's CPU summation (AVX2; machines with wider registers use it too)."""
+"""float32 values that torch's CPU summation handles at once on x86, whatever the width of the machine's registers."""
 _ROWS = 4
 """Registers that are summed side by side."""
 _LEVELS = 4
@@ -20,7 +20,7 @@ _LEVELS = 4
 
 
 def mean_float32(values: np.ndarray) -> np.float32:
-    """Return the mean with the rounding of `torch.Tensor.mean` on a CPU, torch 2.13.
+    """Return the mean with the rounding of `torch.Tensor.mean` on an x86 CPU, torch 2.13.
 
     Args:
         values: float32 array of shape [length], not empty.

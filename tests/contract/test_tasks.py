@@ -1,0 +1,104 @@
+"""What every task promises. A task that is added to the registry is tested here without a line of code."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from maxent_ts import registry
+from maxent_ts.types import TimeSeriesPrompt
+
+TASKS = sorted(registry.TASKS)
+
+
+@pytest.fixture(scope="module", params=TASKS)
+def task(request):
+    return registry.load(registry.TASKS, request.param, "task")()
+
+
+@pytest.fixture(scope="module")
+def examples(task):
+    return task.examples()
+
+
+def test_the_name_is_the_one_in_the_registry(task):
+    """Catches records filed under a name that the command line does not know."""
+    assert task.name in TASKS
+
+
+def test_ids_are_unique_and_stable(task, examples):
+    """Catches two items that share a record, and ids that count positions in the subset instead of naming the item."""
+    ids = [example.id for example in examples]
+    assert len(set(ids)) == len(ids) >= 50
+    by_id = {example.id: example for example in examples}
+    for example in task.examples(limit=7, seed=11):
+        assert by_id[example.id] == example
+
+
+def test_examples_are_frozen(examples):
+    """Catches a reward or method that could change what the metrics see."""
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        examples[0].target = "other"
+
+
+@pytest.mark.parametrize("limit", [1, 5, 24])
+def test_limit_is_respected(task, limit):
+    """Catches rounding that returns more or fewer items than asked for."""
+    assert len(task.examples(limit=limit)) == limit
+
+
+def test_same_seed_same_subset_and_another_seed_another(task):
+    """Catches unseeded subsets, and a seed that is not used."""
+    once, again, other = (tuple(item.id for item in task.examples(limit=10, seed=seed)) for seed in (4, 4, 5))
+    assert once == again
+    assert once != other
+
+
+def test_a_subset_spreads_over_strata_and_is_not_the_head(task, examples):
+    """Catches first-N subsets."""
+    strata = {example.stratum for example in examples}
+    subset = task.examples(limit=len(strata) * 3)
+    assert {example.stratum for example in subset} == strata
+    assert [example.id for example in subset] != [example.id for example in examples[: len(subset)]]
+
+
+def test_inputs_never_contain_the_target(examples):
+    """Catches a leak of the gold answer into what rewards see: only the list of all possible answers may hold it."""
+    for example in examples:
+        visible = {key: value for key, value in example.inputs.items() if key != "labels"}
+        assert set(visible) == {"series", "series_names", "task"}
+        assert example.inputs["labels"] == examples[0].inputs["labels"]
+        if example.target is not None:
+            assert example.target not in json.dumps(visible)
+
+
+def test_targets_are_labels_that_the_parser_reads_back(task, examples):
+    """Catches a vocabulary in which the right answer cannot be given."""
+    for example in examples:
+        if task.labels:
+            assert example.target in task.labels
+            assert task.answer(f"It is so. Answer: {example.target}") == example.target
+
+
+def test_text_without_an_answer_has_none(task):
+    """Catches a parser that finds an answer anywhere."""
+    for text in ("", "Answer:", "Answer: 42", "nothing of note"):
+        assert task.answer(text) is None
+
+
+def test_series_are_finite_plain_lists_that_match_the_prompt(examples):
+    """Catches numpy values that JSON cannot write, and a prompt made from other series than the rewards see."""
+    for example in examples:
+        series = example.inputs["series"]
+        json.dumps(series, allow_nan=False)
+        assert len(series) == len(example.inputs["series_names"])
+        assert isinstance(example.prompt, TimeSeriesPrompt)
+        assert [len(values) for values in series] == [len(segment.values) for segment in example.prompt.series]
+
+
+def test_default_rewards_are_in_the_registry_and_their_weights_add_up(task):
+    """Catches a task whose default cannot be loaded."""
+    assert set(task.rewards) <= set(registry.REWARDS)
+    assert sum(task.rewards.values()) == pytest.approx(1)
