@@ -13,7 +13,7 @@ from maxent_ts.evaluate import Silent, Watcher
 from maxent_ts.records import Record
 from maxent_ts.search.run import Event
 
-__all__ = ["make_watcher"]
+__all__ = ["close_watcher", "make_watcher"]
 
 SECONDS_BETWEEN_LINES = 10.0
 
