@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from maxent_ts.rewards.measure import Measured, measure
+from maxent_ts.rewards.places import Place
+from maxent_ts.rewards.statements import Statement
+from maxent_ts.rewards.truth import Scene, judge
 
 __all__ = ["MAX_TOKENS", "SAMPLING_RATE", "token_estimate", "write_caption", "write_rationale"]
 
@@ -113,7 +117,7 @@ def _movement(series: Mapping[str, Measured], rng: np.random.Generator, *, brief
         )
     ]
     frequency = _one_decimal(widest.frequency)
-    if widest.period.strength >= 0.6 and widest.period.concentration >= 0.2:
+    if widest.period.strength >= 0.7 and widest.period.concentration >= 0.2:
         parts.append(
             _pick(
                 rng,
@@ -125,7 +129,7 @@ def _movement(series: Mapping[str, Measured], rng: np.random.Generator, *, brief
                 ],
             )
         )
-    elif widest.period.strength < 0.4:
+    elif widest.period.strength < 0.42:
         parts.append(_pick(rng, ["without a clear rhythm", "with no clear rhythm"]))
     extras = [f"peaks reach {widest.maximum:.0f}", f"peaking at {widest.maximum:.0f}", f"a maximum of {widest.maximum:.0f}"]
     if not brief and rng.random() < 0.6:
@@ -146,7 +150,7 @@ def _stillness(series: Mapping[str, Measured], busiest: str, rng: np.random.Gene
             ],
         )
     ]
-    if all(one.period.strength < 0.45 for one in series.values()) and rng.random() < 0.5:
+    if all(one.period.strength < 0.42 for one in series.values()) and rng.random() < 0.5:
         parts.append(_pick(rng, ["without rhythm", "with no rhythm", "without any clear rhythm"]))
     elif not brief and rng.random() < 0.5:
         second = max((name for name in series if name != busiest), key=lambda name: series[name].std)
@@ -157,28 +161,46 @@ def _stillness(series: Mapping[str, Measured], busiest: str, rng: np.random.Gene
     return ", ".join(parts)
 
 
-_THIRDS = ("beginning", "middle", "end")
+_PARTS = (("beginning", 0.0, 1 / 3), ("middle", 1 / 3, 2 / 3), ("end", 2 / 3, 1.0))
+_COURSE_PARTS = (
+    ("in the first half", 0.0, 0.5),
+    ("in the second half", 0.5, 1.0),
+    *((_at, *_part[1:]) for _at, _part in zip(("at the beginning", "in the middle", "toward the end"), _PARTS, strict=True)),
+)
+_CERTAIN = 0.99
+"""Degree of truth from which on a course is written down."""
+
+_MIN_TOPICS = 4
+"""Things said in a caption, at least."""
 
 
-def _third(position: float) -> str | None:
-    """Name the third that a position lies in, None too close to a border."""
-    for name, low, high in zip(_THIRDS, (0.0, 0.36, 0.70), (0.30, 0.64, 1.0), strict=True):
-        if low <= position <= high:
+@dataclass(frozen=True)
+class _Fact:
+    """Something true, in words, and the topics it speaks of: no topic comes up twice in a caption."""
+
+    text: str
+    topics: frozenset[str]
+
+
+def _part_of(position: float) -> str | None:
+    """Name the third that a position lies in, None too close to a border between two."""
+    for name, low, high in _PARTS:
+        if (low + 0.03 if low > 0.0 else 0.0) <= position <= (high - 0.03 if high < 1.0 else 1.0):
             return name
     return None
 
 
 def _number(value: float) -> str:
     """Three significant digits without an exponent."""
-    if value == 0.0 or not np.isfinite(value):
+    if value == 0.0:
         return "0"
     digits = 2 - int(np.floor(np.log10(abs(value))))
     rounded = round(value, digits)
-    return f"{rounded:.{max(digits, 0)}f}".rstrip("0").rstrip(".") if digits > 0 else f"{rounded:.0f}"
+    return f"{rounded:.{digits}f}".rstrip("0").rstrip(".") if digits > 0 else f"{rounded:.0f}"
 
 
 def write_caption(values: np.ndarray, rng: np.random.Generator) -> str:
-    """Write a caption of two sentences on trend, level, extrema, variability and rhythm.
+    """Write a caption of up to three sentences on trend, level, extrema, variability and rhythm.
 
     Args:
         values: The series in its own unit, at least four points.
@@ -187,24 +209,43 @@ def write_caption(values: np.ndarray, rng: np.random.Generator) -> str:
     series = measure(values)
     if series.is_constant:
         level = _number(series.mean)
-        return _pick(rng, [f"The series is constant at {level}.", f"The values stay constant at {level} throughout."])
-    for _ in range(60):
-        facts = [_trend_fact(series, rng), *_other_facts(series, rng)]
-        facts = [fact for fact in facts if fact is not None][: int(rng.integers(3, 6))]
-        sentences = _join(facts, rng)
-        text = " ".join(_sentence(sentence) for sentence in sentences)
-        if token_estimate(text) <= MAX_TOKENS:
-            return text
+        return _pick(
+            rng,
+            [
+                f"The series is constant at {level}. The minimum is {level} and the maximum is {level}.",
+                f"The values stay constant at {level}, the minimum is {level} and the maximum is {level}.",
+            ],
+        )
+    for _ in range(200):
+        facts = _choose(series, rng)
+        if facts:
+            text = " ".join(_sentence(sentence) for sentence in _join(facts, rng))
+            if token_estimate(text) <= MAX_TOKENS:
+                return text
     raise ValueError(f"No caption within {MAX_TOKENS} tokens was found. Scale the values to fewer digits.")
+
+
+def _choose(series: Measured, rng: np.random.Generator) -> list[str]:
+    """Choose facts about different topics, a trend first if there is one; empty if they speak of too few."""
+    facts = _facts(series, rng)
+    order = [facts[int(index)] for index in rng.permutation(len(facts))]
+    order.sort(key=lambda fact: "course" not in fact.topics)
+    topics: set[str] = set()
+    chosen: list[str] = []
+    wanted = _MIN_TOPICS + int(rng.integers(0, 2))
+    for fact in order:
+        if len(topics) < wanted and not topics & fact.topics:
+            topics |= fact.topics
+            chosen.append(fact.text)
+    return chosen if len(topics) >= _MIN_TOPICS else []
 
 
 def _join(facts: list[str], rng: np.random.Generator) -> list[str]:
     """Put facts into sentences of one or two."""
     sentences: list[str] = []
     while facts:
-        if len(facts) > 1 and (rng.random() < 0.75 or len(facts) > 3):
-            link = _pick(rng, [" and ", ", and ", ", while "])
-            sentences.append(facts[0] + link + facts[1])
+        if len(facts) > 1 and (rng.random() < 0.7 or len(facts) > 3):
+            sentences.append(facts[0] + _pick(rng, [" and ", ", and ", ", while "]) + facts[1])
             facts = facts[2:]
         else:
             sentences.append(facts[0])
@@ -212,85 +253,111 @@ def _join(facts: list[str], rng: np.random.Generator) -> list[str]:
     return sentences
 
 
-def _trend_fact(series: Measured, rng: np.random.Generator) -> str | None:
-    trend = series.trend
-    subject = _pick(rng, ["the series", "the values", "the level"])
-    s = "" if subject == "the values" else "s"
-    if trend.strength > 0.35 and trend.rank_correlation > 0.6:
-        how = "steadily" if trend.rank_correlation > 0.95 else "overall"
-        verb = _pick(rng, [f"rise{s}", f"increase{s}", f"climb{s}", f"trend{s} upward"])
-        return f"{subject} {verb} {how}"
-    if trend.strength < -0.35 and trend.rank_correlation < -0.6:
-        how = "steadily" if trend.rank_correlation < -0.95 else "overall"
-        verb = _pick(rng, [f"fall{s}", f"decrease{s}", f"decline{s}", f"trend{s} downward"])
-        return f"{subject} {verb} {how}"
-    if abs(trend.strength) < 0.12 and abs(trend.rank_correlation) < 0.25:
-        return _pick(rng, [f"{subject} show{s} no clear trend", "there is no overall trend", f"{subject} stay{s} flat overall"])
-    return None
-
-
-def _other_facts(series: Measured, rng: np.random.Generator) -> list[str]:
-    facts = [_level_fact(series, rng)]
+def _facts(series: Measured, rng: np.random.Generator) -> list[_Fact]:
+    facts = [_level_fact(series, rng), _spread_fact(series, rng)]
+    course = _course_fact(series, rng)
+    if course is not None:
+        facts.append(course)
     for extreme, words in (
         ("maximum", ("the peak", "the highest point", "the maximum")),
         ("minimum", ("the lowest point", "the trough", "the minimum")),
     ):
-        positions = series.where(extreme)
-        thirds = {_third(position) for position in positions}
-        word = _pick(rng, words)
-        value = _number(series.maximum if extreme == "maximum" else series.minimum)
-        if len(thirds) == 1 and None not in thirds:
-            at = "in the" if "middle" in thirds else _pick(rng, ["near the", "at the"])
-            facts.append(
-                _pick(
-                    rng,
-                    [
-                        f"{word} comes {at} {next(iter(thirds))}",
-                        f"{word} of {value} lies {at} {next(iter(thirds))}",
-                    ],
-                )
-            )
-        elif max(positions) - min(positions) < 0.04:
-            facts.append(f"{word} comes about {round(20 * positions[0]) * 5}% of the way through")
-        else:
-            facts.append(f"{word} is {value}")
+        facts.append(_extreme_fact(series, extreme, _pick(rng, words), rng))
     rhythm = series.period
-    if rhythm.strength > 0.5:
-        facts.append(
-            _pick(
-                rng,
-                [
-                    f"the pattern repeats about every {rhythm.steps:.0f} steps",
-                    f"a cycle returns every {rhythm.steps:.0f} steps",
-                    f"there is a period of about {rhythm.steps:.0f} steps",
-                ],
-            )
-        )
-    elif rhythm.strength < 0.2 and rng.random() < 0.3:
-        facts.append(_pick(rng, ["there is no clear periodicity", "no regular cycle appears"]))
+    steps = f"{rhythm.steps:.0f}"
+    if rhythm.strength > 0.7:
+        wordings = [
+            f"the pattern repeats about every {steps} steps",
+            f"a cycle returns every {steps} steps",
+            f"there is a period of about {steps} steps",
+        ]
+        facts.append(_Fact(_pick(rng, wordings), frozenset({"rhythm", "period"})))
+    elif rhythm.strength < 0.4:
+        facts.append(_Fact(_pick(rng, ["there is no clear periodicity", "no regular cycle appears"]), frozenset({"rhythm"})))
     if series.volatility_ratio > 1.8:
-        facts.append(_pick(rng, ["fluctuations grow over time", "variability increases toward the end"]))
+        facts.append(
+            _Fact(_pick(rng, ["fluctuations grow over time", "variability increases toward the end"]), frozenset({"change"}))
+        )
     elif series.volatility_ratio < 1 / 1.8:
-        facts.append(_pick(rng, ["fluctuations shrink over time", "variability decreases toward the end"]))
-    if series.roughness < 0.03:
-        facts.append(_pick(rng, ["the curve is smooth", "the movement is smooth"]))
-    elif series.roughness > 0.5:
-        facts.append(_pick(rng, ["the values are noisy", "the line is noisy and jagged"]))
-    if series.spikes and len(series.spikes) <= 3:
-        facts.append(_pick(rng, ["a sharp spike stands out", "there is a sudden spike"]))
-    order = rng.permutation(len(facts))
-    return [facts[int(index)] for index in order]
+        facts.append(
+            _Fact(_pick(rng, ["fluctuations shrink over time", "variability decreases toward the end"]), frozenset({"change"}))
+        )
+    if series.roughness < 0.04:
+        facts.append(_Fact(_pick(rng, ["the curve is smooth", "the line is smooth"]), frozenset({"texture"})))
+    elif series.roughness > 0.5 and len(series) >= 24:
+        facts.append(_Fact(_pick(rng, ["the values are noisy", "the line is noisy and jagged"]), frozenset({"texture"})))
+    if 0 < len(series.spikes) <= 3:
+        facts.append(_Fact(_pick(rng, ["a sharp spike stands out", "there is a sudden spike"]), frozenset({"spike"})))
+    return facts
 
 
-def _level_fact(series: Measured, rng: np.random.Generator) -> str:
+def _course_fact(series: Measured, rng: np.random.Generator) -> _Fact | None:
+    """Word the trend of the whole series or, where it has none, the courses of its parts."""
+    trend = series.trend
+    subject = _pick(rng, ["the series", "the values", "the level"])
+    ending = "" if subject == "the values" else "s"
+    if abs(trend.rank_correlation) > 0.75:
+        how = "steadily" if abs(trend.rank_correlation) > 0.95 else "overall"
+        verbs = (
+            ["rise", "increase", "climb", "trend upward"]
+            if trend.rank_correlation > 0
+            else ["fall", "decrease", "decline", "trend downward"]
+        )
+        verb, _, direction = _pick(rng, verbs).partition(" ")
+        return _Fact(f"{subject} {verb}{ending} {direction + ' ' if direction else ''}{how}", frozenset({"course"}))
+    scene = Scene((series,), ("series",))
+    courses = []
+    for words, low, high in _COURSE_PARTS:
+        for value, verbs in (("up", ("rise", "increase", "climb")), ("down", ("fall", "decrease", "decline"))):
+            verdict = judge(Statement("trend", value, Place(low, high, "in", explicit=True)), scene)
+            if verdict is not None and verdict[0] >= _CERTAIN:
+                courses.append((low, high, f"{_pick(rng, verbs)}{ending} {words}"))
+    if courses and rng.random() < 0.7:
+        first = courses[int(rng.integers(len(courses)))]
+        later = [course for course in courses if course[0] >= first[1] - 1e-9]
+        if later and rng.random() < 0.7:
+            second = later[int(rng.integers(len(later)))]
+            return _Fact(f"{subject} {first[2]} and {second[2]}", frozenset({"course", "second course"}))
+        return _Fact(f"{subject} {first[2]}", frozenset({"course"}))
+    if abs(trend.strength) < 0.12 and abs(trend.rank_correlation) < 0.25:
+        wordings = [
+            f"{subject} show{ending} no clear trend",
+            "there is no overall trend",
+            f"{subject} move{ending} without a trend",
+        ]
+        return _Fact(_pick(rng, wordings), frozenset({"course"}))
+    return None
+
+
+def _extreme_fact(series: Measured, extreme: str, word: str, rng: np.random.Generator) -> _Fact:
+    positions = series.where(extreme)
+    parts = {_part_of(position) for position in positions}
+    value = _number(series.maximum if extreme == "maximum" else series.minimum)
+    part = next(iter(parts))
+    if len(parts) == 1 and part is not None:
+        at = "in the" if part == "middle" else _pick(rng, ["near the", "at the"])
+        if rng.random() < 0.5:
+            return _Fact(f"{word} comes {at} {part}", frozenset({f"{extreme} place"}))
+        return _Fact(f"{word} of {value} lies {at} {part}", frozenset({extreme, f"{extreme} place"}))
+    if max(positions) - min(positions) < 0.04:
+        return _Fact(f"{word} comes about {round(20 * positions[0]) * 5}% of the way through", frozenset({f"{extreme} place"}))
+    return _Fact(f"{word} is {value}", frozenset({extreme}))
+
+
+def _level_fact(series: Measured, rng: np.random.Generator) -> _Fact:
     mean, low, high = _number(series.mean), _number(series.minimum), _number(series.maximum)
-    return _pick(
-        rng,
-        [
-            f"the mean is about {mean}",
-            f"values average {mean}",
-            f"values range from {low} to {high}",
-            f"values lie between {low} and {high}",
-            f"the standard deviation is about {_number(series.std)}",
-        ],
-    )
+    if rng.random() < 0.5:
+        return _Fact(
+            _pick(rng, [f"the mean is about {mean}", f"values average {mean}", f"the average is {mean}"]), frozenset({"mean"})
+        )
+    wordings = [f"values range from {low} to {high}", f"values lie between {low} and {high}"]
+    return _Fact(_pick(rng, wordings), frozenset({"minimum", "maximum"}))
+
+
+def _spread_fact(series: Measured, rng: np.random.Generator) -> _Fact:
+    relative = series.std / abs(series.mean) if series.mean else np.inf
+    if relative < 0.03:
+        return _Fact(_pick(rng, ["variability is low", "the variation is small"]), frozenset({"spread"}))
+    if 0.16 < relative < 4.0:
+        return _Fact(_pick(rng, ["variability is high", "the variation is large"]), frozenset({"spread"}))
+    return _Fact(f"the standard deviation is about {_number(series.std)}", frozenset({"std"}))

@@ -21,6 +21,7 @@ from maxent_ts.errors import DataError
 
 __all__ = [
     "MIN_POINTS",
+    "PATH_POINTS",
     "Measured",
     "Period",
     "Shift",
@@ -36,6 +37,9 @@ __all__ = [
 
 MIN_POINTS = 4
 """Shortest series that can be measured."""
+
+PATH_POINTS = 48
+"""Points of `Measured.path`."""
 
 _TREND_POINTS = 128
 """Theil-Sen looks at all pairs of points, so longer series are averaged down to at most this many blocks."""
@@ -256,6 +260,18 @@ class Measured:
     def is_constant(self) -> bool:
         """Whether the spread is nothing beside the values themselves."""
         return _spread_is_nothing(self.values)
+
+    @cached_property
+    def path(self) -> np.ndarray:
+        """The shape a reader of a plot sees: block means of at most `PATH_POINTS` blocks, scaled to run from 0 to 1."""
+        values = self.values
+        if len(values) > PATH_POINTS:
+            edges = np.linspace(0, len(values), PATH_POINTS + 1).astype(int)
+            values = np.add.reduceat(values, edges[:-1]) / np.diff(edges)
+        low, high = float(values.min()), float(values.max())
+        if self.is_constant or high - low <= _TINY * max(abs(low), abs(high)):
+            return np.zeros(len(values))
+        return (values - low) / (high - low)
 
     @cached_property
     def trend(self) -> Trend:
