@@ -1,0 +1,77 @@
+"""From a prompt of any kind to what a model takes: token ids, or rows of input embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from maxent_ts.engines.loading import LoadedModel
+from maxent_ts.errors import PromptError
+from maxent_ts.types import Embeddings, Prompt, TimeSeriesPrompt
+
+__all__ = ["encode"]
+
+
+def encode(loaded: LoadedModel, prompt: Prompt) -> torch.Tensor:
+    """Turn a prompt into token ids [length] or input embeddings [length, hidden size], on the model's device.
+
+    Text gets the special tokens that the tokenizer adds by itself; messages go through the chat template.
+
+    Raises:
+        PromptError: if the prompt is of a kind that this model cannot take, or holds ids or numbers that it cannot.
+    """
+    if isinstance(prompt, Embeddings):
+        return _embeddings(loaded.model, torch.as_tensor(prompt.values))
+    if isinstance(prompt, TimeSeriesPrompt):
+        if loaded.softprompt is None:
+            raise PromptError(
+                f"'{loaded.name}' is a model of text, so it cannot take a time-series prompt. Use a model directory that has a "
+                "time-series encoder, or put the series into the text."
+            )
+        return _embeddings(loaded.model, loaded.softprompt.embed(prompt))
+    if isinstance(prompt, str):
+        ids = _tokenizer(loaded, "text")(prompt)["input_ids"] if prompt else []
+    elif isinstance(prompt, Sequence) and prompt and all(isinstance(message, Mapping) for message in prompt):
+        tokenizer = _tokenizer(loaded, "messages")
+        if getattr(tokenizer, "chat_template", None) is None:
+            raise PromptError(f"'{loaded.name}' has no chat template, so it takes no messages. Give the prompt as text.")
+        ids = tokenizer.apply_chat_template(list(prompt), add_generation_prompt=True, return_dict=False)
+    elif isinstance(prompt, (Sequence, np.ndarray, torch.Tensor)) and all(_is_integer(token) for token in prompt):
+        ids = [int(token) for token in prompt]  # type: ignore[arg-type]
+        size = loaded.model.get_input_embeddings().weight.shape[0]
+        if any(not 0 <= token < size for token in ids):
+            raise PromptError(f"The prompt's token ids must lie in [0, {size}), but range from {min(ids)} to {max(ids)}.")
+    else:
+        raise PromptError(
+            "A prompt is text, a list of chat messages, a list of token ids, Embeddings or a TimeSeriesPrompt, but got "
+            f"{type(prompt).__name__}."
+        )
+    return torch.tensor(ids, dtype=torch.long, device=loaded.model.device)
+
+
+def _embeddings(model: Any, values: torch.Tensor) -> torch.Tensor:
+    size = model.get_input_embeddings().weight.shape[1]
+    if values.ndim != 2 or values.shape[1] != size:
+        raise PromptError(f"Input embeddings must have the shape [length, {size}], but have {list(values.shape)}.")
+    if not bool(values.isfinite().all()):
+        raise PromptError(
+            "The prompt's input embeddings hold numbers that are not finite. Look for NaN in what they were made from."
+        )
+    return values.to(device=model.device, dtype=model.dtype)
+
+
+def _tokenizer(loaded: LoadedModel, kind: str) -> Any:
+    if loaded.tokenizer is None:
+        raise PromptError(
+            f"A prompt of {kind} needs a tokenizer, but this engine has none. Give tokenizer=… to HFEngine, or token ids."
+        )
+    return loaded.tokenizer
+
+
+def _is_integer(token: Any) -> bool:
+    return isinstance(token, (int, np.integer)) or (
+        isinstance(token, torch.Tensor) and token.ndim == 0 and not token.is_floating_point()
+    )

@@ -1,0 +1,463 @@
+"""Any causal language model of Hugging Face transformers as an engine: one prefill per prompt, one batch for all rollouts."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import hashlib
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+from maxent_ts.engines.base import Capabilities, Finished, Job, NextTokensJob, Stream, uniforms
+from maxent_ts.engines.batch import Batch, Row
+from maxent_ts.engines.cache import CacheStats, KeyValueStore, PromptEntry, Segment
+from maxent_ts.engines.encoding import encode
+from maxent_ts.engines.loading import load_model
+from maxent_ts.engines.sampler import draw_first, log_probabilities, most_likely
+from maxent_ts.engines.selfcheck import check_decoding, is_row_independent
+from maxent_ts.engines.slots import prefill
+from maxent_ts.errors import EngineError, MaxentError, ModelError, OutOfMemoryError, PromptError, SettingError
+from maxent_ts.types import Branch, FinishReason, Policy, Prompt, Rollout, Tokens, TopTokens
+
+__all__ = ["HFContext", "HFEngine"]
+
+GIB = 2**30
+OUT_OF_MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+@dataclass(eq=False, slots=True)
+class HFContext:
+    """A prompt as the model takes it, under a policy."""
+
+    policy: Policy
+    inputs: torch.Tensor
+    """Token ids [length], or input embeddings [length, hidden size]."""
+    key: bytes
+    """SHA-256 of the inputs: contexts with the same prompt share its keys and values."""
+    root: Segment = field(default_factory=Segment)
+    is_charged: bool = False
+    """Whether a job of this context has been charged for the prompt."""
+    is_open: bool = True
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Positions of the prompt."""
+        return len(self.inputs)
+
+
+@dataclass(eq=False, slots=True)
+class _Task:
+    """A job and how far it is."""
+
+    ticket: int
+    job: Job
+    rollouts: list[Rollout | None] = field(default_factory=list)
+    log_unseen: float = 0.0
+    num_open: int = 0
+    num_forwarded: int = 0
+
+
+class HFEngine:
+    """A causal language model of transformers that decodes the rollouts of many prompts in one batch.
+
+    The reference policy is the model's own distribution under the settings of `Policy` and nothing else: the sampling
+    defaults of the model's generation config are not used.
+
+    What went through the model is kept and shared: a prompt by all contexts that hold the same one, a prefix by all
+    rollouts that begin with it. A closed context's prompt stays until the limit needs its room. `Finished.forwarded_tokens`
+    charges each context for its own prompt once even if another's was reused, so that the cost of a search does not
+    depend on its neighbours; `stats` counts what really ran.
+
+    Args:
+        model: Directory, hub id, transformers model or `SoftPromptModel`. A model in memory is used as it is and put in
+            evaluation mode.
+        tokenizer: Tokenizer, or directory or hub id of one; the model's own if None.
+        device: "auto" for the best there is, or "cpu", "cuda", "cuda:1", "mps".
+        dtype: "float32", "bfloat16", "float16", or "auto" for what the model is stored in.
+        max_batch_size: Most rollouts that decode at once.
+        kv_cache_gib: Memory for keys and values that may be needed again, in GiB, besides those of the batch.
+        revision: Branch, tag or commit on the hub.
+        model_kwargs: Passed on to `from_pretrained`.
+
+    Raises:
+        ModelError: if the model or its tokenizer cannot be found or read, or if its architecture cannot decode in slots.
+        SettingError: if a parameter is outside its domain.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | Any,
+        tokenizer: Any = None,
+        *,
+        device: str = "auto",
+        dtype: str = "float32",
+        max_batch_size: int = 32,
+        kv_cache_gib: float = 1.0,
+        revision: str | None = None,
+        model_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        if max_batch_size < 1:
+            raise SettingError(f"max_batch_size must be at least 1, but is {max_batch_size}.")
+        if not kv_cache_gib >= 0:
+            raise SettingError(f"kv_cache_gib must be at least 0, but is {kv_cache_gib}.")
+        self._loaded = load_model(model, tokenizer, device=device, dtype=dtype, revision=revision, model_kwargs=model_kwargs or {})
+        self._model, self._tokenizer = self._loaded.model, self._loaded.tokenizer
+        check_decoding(self._model, self._loaded.name)
+        is_exact = self._model.device.type == "cpu" and self._model.dtype == torch.float32
+        self._capabilities = Capabilities(
+            deterministic=is_exact and is_row_independent(self._model, max_batch_size),
+            time_series=self._loaded.softprompt is not None,
+        )
+        self._max_batch_size = max_batch_size
+        self._store = KeyValueStore(int(kv_cache_gib * GIB))
+        self._batch = Batch(self._model, max_batch_size, self._store.stats)
+        self._tasks: deque[_Task] = deque()
+        """Not begun."""
+        self._rows: deque[Row] = deque()
+        """Of jobs that are begun, without a slot."""
+        self._finished: list[Finished] = []
+        self._eos_token_ids = np.array(sorted(self._loaded.eos_token_ids), dtype=np.int64)
+        self._num_tickets = 0
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this engine can promise. `deterministic` is measured on this machine with this model."""
+        return self._capabilities
+
+    @cached_property
+    def identity(self) -> Mapping[str, Any]:
+        """Model, revision, hash of the weights, number types, device and versions. Computes the hash on first use."""
+        return {
+            "engine": "hf",
+            "model": self._loaded.name,
+            "revision": self._loaded.revision,
+            "content_hash": self._loaded.hash(),
+            "dtype": str(self._model.dtype).removeprefix("torch."),
+            "device": self._model.device.type,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "max_batch_size": self._max_batch_size,
+        }
+
+    @property
+    def stats(self) -> CacheStats:
+        """What the engine has done so far; a copy."""
+        return dataclasses.replace(self._store.stats)
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer; None if the engine has none."""
+        return self._tokenizer
+
+    def open(self, prompt: Prompt, policy: Policy) -> HFContext:
+        """Encode a prompt: text, chat messages, token ids, input embeddings or time series.
+
+        Text gets the special tokens that the tokenizer adds by itself; messages go through the chat template.
+
+        Raises:
+            PromptError: if the prompt is empty, too long for the context with `max_new_tokens`, holds ids or numbers that
+                the model cannot take, or is of a kind that it cannot take.
+            SettingError: if the policy has stop strings, but the engine no tokenizer.
+        """
+        if policy.stop_strings and self._tokenizer is None:
+            raise SettingError("stop_strings need a tokenizer, but this engine has none. Give tokenizer=… to HFEngine.")
+        with torch.inference_mode():
+            inputs = encode(self._loaded, prompt)
+        if len(inputs) == 0:
+            raise PromptError("The prompt is empty: it has no tokens. Give at least one.")
+        limit = self._loaded.context_length
+        if limit is not None and len(inputs) + policy.max_new_tokens > limit:
+            raise PromptError(
+                f"The prompt has {len(inputs)} tokens and max_new_tokens is {policy.max_new_tokens}, together "
+                f"{len(inputs) + policy.max_new_tokens}, but this model's context is {limit}. Shorten the prompt or lower "
+                "max_new_tokens."
+            )
+        content = inputs.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        return HFContext(policy, inputs, hashlib.sha256(f"{inputs.dtype} {list(inputs.shape)} ".encode() + content).digest())
+
+    def close(self, context: HFContext) -> None:
+        """Forget a context, its continuations' keys and values, and its unfinished jobs."""
+        context.is_open = False
+        self._tasks = deque(task for task in self._tasks if task.job.context is not context)
+        self._rows = deque(row for row in self._rows if row.task.job.context is not context)
+        for row in self._batch.rows:
+            if row.task.job.context is context:
+                self._batch.remove(self._batch.slot_of(row))
+        self._store.drop(context.root)
+
+    def submit(self, job: Job) -> int:
+        """Queue a job; returns its ticket.
+
+        Raises:
+            EngineError: if its context is closed.
+        """
+        if not job.context.is_open:
+            raise EngineError("The job's context is closed. Open the prompt again.")
+        self._num_tickets += 1
+        self._tasks.append(_Task(self._num_tickets, job))
+        return self._num_tickets
+
+    def step(self) -> list[Finished]:
+        """Fill free slots, feed every row one token, and return the jobs that finished.
+
+        Where memory runs out, the batch is halved and the step tried once more; then the jobs in it fail.
+        """
+        try:
+            self._advance()
+        except RuntimeError as error:  # torch.OutOfMemoryError is one
+            if not _is_out_of_memory(error):
+                raise
+            self._shrink()
+            try:
+                self._advance()
+            except RuntimeError as again:
+                if not _is_out_of_memory(again):
+                    raise
+                self._fail_for_memory()
+        self._store.trim()
+        finished, self._finished = self._finished, []
+        return finished
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Turn continuation tokens into text, without special tokens.
+
+        Raises:
+            ModelError: if the engine has no tokenizer.
+        """
+        if self._tokenizer is None:
+            raise ModelError("Turning tokens into text needs a tokenizer, but this engine has none. Give tokenizer=… to HFEngine.")
+        return self._tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    @torch.inference_mode()
+    def _advance(self) -> None:
+        """One step, without its troubles. Whatever it raises, no row and no job is lost."""
+        while self._batch.has_room and (self._rows or self._tasks):
+            if self._rows:
+                self._start(self._rows[0])
+                self._rows.popleft()
+            else:
+                self._begin(self._tasks[0])
+                self._tasks.popleft()
+        if not self._batch.rows:
+            return
+        slots, logits = self._batch.step()
+        is_drawing = np.array([self._batch.at(slot).index is not None for slot in slots.tolist()], dtype=bool)
+        if is_drawing.all():
+            self._extend(slots, logits)
+            return
+        drawing, looking = (torch.from_numpy(mask).to(logits.device) for mask in (is_drawing, ~is_drawing))
+        self._extend(slots[is_drawing], logits[drawing])
+        for slot, row_logits in zip(slots[~is_drawing].tolist(), logits[looking], strict=True):
+            task = self._batch.at(slot).task
+            logprobs = _distribution(row_logits, task)
+            self._leave(slot, is_sound=not np.isnan(logprobs[0]))
+            self._branch(task, logprobs)
+
+    def _begin(self, task: _Task) -> None:
+        """Take a job from the queue: from its prompt's logits, or with a row that looks at what comes after its prefix."""
+        job, policy = task.job, task.job.context.policy
+        problem = self._problem(job)
+        if problem is not None:
+            self._finish(task, EngineError(problem))
+        elif not job.prefix:
+            self._branch(task, _distribution(self._prompt(task).logits, task))
+        else:
+            task.num_open = 1
+            self._rows.append(Row(task, None, list(job.prefix), [], np.empty(0), policy))
+
+    def _problem(self, job: Job) -> str | None:
+        limit = job.context.policy.max_new_tokens
+        size = self._model.get_input_embeddings().weight.shape[0]
+        if len(job.prefix) >= limit:
+            return f"A prefix must be shorter than max_new_tokens={limit}, but has {len(job.prefix)} tokens: nothing can follow."
+        if any(not 0 <= token < size for token in job.prefix):
+            return f"The prefix {job.prefix} holds tokens outside the vocabulary of {size}."
+        if isinstance(job, NextTokensJob) and job.num < 1:
+            return f"A job must ask for at least one next token, but asks for {job.num}."
+        return None
+
+    def _prompt(self, task: _Task) -> PromptEntry:
+        """Look a prompt up or put it through the model, and charge the job where it is the first of its context."""
+        context: HFContext = task.job.context
+        entry = self._store.prompt(context.key)
+        if entry is None or not context.is_charged:
+            task.num_forwarded += context.num_prompt_tokens
+            context.is_charged = True
+        if entry is None:
+            entry = prefill(self._model, context.inputs)
+            self._store.add_prompt(context.key, entry)
+            self._store.stats.model_calls += 1
+            self._store.stats.prefills += 1
+            self._store.stats.prefill_tokens += entry.num_tokens
+        return entry
+
+    def _start(self, row: Row) -> None:
+        """Give a row a slot."""
+        context: HFContext = row.task.job.context
+        entry = self._prompt(row.task)
+        self._batch.add(row, context.key, entry, self._store.match(context.root, tuple(row.tokens[:-1])))
+
+    def _leave(self, slot: int, *, is_sound: bool = True) -> Row:
+        """Take a row out of its slot and remember its keys and values."""
+        context: HFContext = self._batch.at(slot).task.job.context
+        fed = self._batch.fed_tokens(slot)
+        if is_sound and fed:
+            try:
+                self._store.add(context.root, fed, lambda start, stop: self._batch.read(slot, start, stop))
+            except RuntimeError as error:
+                if not _is_out_of_memory(error):
+                    raise
+                self._store.clear()  # what is not remembered is computed again
+        row = self._batch.remove(slot, is_sound=is_sound)
+        row.task.num_forwarded += row.num_forwarded
+        row.num_forwarded = 0
+        return row
+
+    def _branch(self, task: _Task, logprobs: np.ndarray) -> None:
+        """Answer from the distribution after a job's prefix, or start its rollouts with their first tokens.
+
+        Args:
+            task: The job.
+            logprobs: float64 [vocabulary].
+        """
+        job, policy = task.job, task.job.context.policy
+        if np.isnan(logprobs[0]):
+            self._finish(task, _not_finite(job.prefix))
+        elif isinstance(job, NextTokensJob):
+            ids = most_likely(logprobs, job.num)
+            is_end = tuple(int(token) in self._loaded.eos_token_ids for token in ids)
+            self._finish(task, TopTokens(tuple(ids.tolist()), tuple(logprobs[ids].tolist()), is_end))
+        else:
+            numbers = [self._numbers(stream, policy, job.do_sample) for stream in job.streams]
+            first = draw_first(
+                logprobs,
+                np.array([own[len(job.prefix)] for own in numbers]),
+                exclude=job.exclude,
+                distinct=job.distinct,
+                do_sample=job.do_sample,
+            )
+            task.log_unseen = first.log_unseen
+            task.rollouts = [None] * len(first.tokens)
+            task.num_open = len(first.tokens)
+            for index, (token, logprob) in enumerate(zip(first.tokens, first.logprobs, strict=True)):
+                row = Row(task, index, [*job.prefix, token], [logprob], numbers[index], policy, job.do_sample)
+                reason = self._end(row.tokens, policy)
+                if reason is None:
+                    self._rows.append(row)
+                else:
+                    self._complete(row, reason)
+            if not first.tokens:
+                self._finish(task, Branch((), first.log_unseen))
+
+    def _extend(self, slots: np.ndarray, logits: torch.Tensor) -> None:
+        """Draw the next token of rows, and take out those that end with it."""
+        if not len(slots):
+            return
+        tokens, logprobs = self._batch.draw(slots, logits)
+        is_full = self._batch.append(slots, tokens, logprobs)
+        is_ending = is_full | np.isnan(logprobs) | np.isin(tokens, self._eos_token_ids)
+        for slot in slots[is_ending | self._batch.has_stop_strings[slots]].tolist():
+            if not self._batch.is_live(slot):
+                continue  # another row of its job failed just now
+            row, so_far = self._batch.at(slot), self._batch.tokens_at(slot)
+            if np.isnan(logprobs[np.flatnonzero(slots == slot)[0]]):
+                self._fail(row.task, _not_finite(tuple(so_far[:-1])))
+                continue
+            reason = self._end(so_far, row.policy)
+            if reason is not None:
+                self._complete(self._leave(slot), reason)
+
+    def _end(self, tokens: list[int], policy: Policy) -> FinishReason | None:
+        """Tell whether a continuation ends with its last token, and why."""
+        if tokens[-1] in self._loaded.eos_token_ids:
+            return "eos"
+        if policy.stop_strings:
+            text = self.decode(tokens)
+            if any(stop in text for stop in policy.stop_strings):
+                return "stop"
+        return "length" if len(tokens) >= policy.max_new_tokens else None
+
+    def _complete(self, row: Row, reason: FinishReason) -> None:
+        """Put a rollout into its job's answer."""
+        task = row.task
+        task.rollouts[row.index] = Rollout(tuple(row.tokens[len(task.job.prefix) :]), tuple(row.logprobs), reason)
+        task.num_open -= 1
+        if task.num_open == 0:
+            self._finish(task, Branch(tuple(task.rollouts), task.log_unseen))
+
+    def _finish(self, task: _Task, answer: Branch | TopTokens | MaxentError) -> None:
+        self._finished.append(Finished(task.ticket, answer, task.num_forwarded))
+
+    def _fail(self, task: _Task, error: EngineError) -> None:
+        """End a job with an error. Its rows leave; the slots, which may hold NaN, are wiped."""
+        self._rows = deque(row for row in self._rows if row.task is not task)
+        for row in self._batch.rows:
+            if row.task is task:
+                self._batch.remove(self._batch.slot_of(row), is_sound=False)
+                task.num_forwarded += row.num_forwarded
+        self._finish(task, error)
+
+    def _shrink(self) -> None:
+        """Halve the batch: every row goes back to the queue, and the memory of slots and store back to the device."""
+        rows = self._batch.rows
+        for row in rows:
+            self._batch.remove(self._batch.slot_of(row))
+        self._rows.extendleft(reversed(rows))
+        self._batch.max_rows = max(1, (len(rows) or self._batch.max_rows) // 2)
+        self._give_back_memory()
+
+    def _fail_for_memory(self) -> None:
+        """Fail the jobs in the batch and the one at the head of the queue."""
+        config = self._model.config.get_text_config(decoder=True)
+        weights = sum(tensor.numel() * tensor.element_size() for tensor in self._model.parameters())
+        tasks = {row.task.ticket: row.task for row in (*self._batch.rows, *list(self._rows)[:1])}
+        if not tasks:
+            task = self._tasks.popleft()
+            tasks[task.ticket] = task
+        longest = max(task.job.context.num_prompt_tokens + task.job.context.policy.max_new_tokens for task in tasks.values())
+        # Key and value of each layer, for models whose every head has its own.
+        one_row = 2 * config.num_hidden_layers * config.hidden_size * self._model.dtype.itemsize * longest
+        message = (
+            f"Out of memory on {self._model.device}, also with a batch of {self._batch.max_rows}. The weights take "
+            f"{weights / GIB:.2f} GiB, a row of {longest} positions up to {one_row / GIB:.2f} GiB, and the computation more. "
+            "Give the process more memory, or lower max_batch_size, kv_cache_gib, max_new_tokens or the prompt's length, or choose "
+            "dtype='bfloat16'."
+        )
+        for task in tasks.values():
+            self._fail(task, OutOfMemoryError(message))
+        self._give_back_memory()
+
+    def _give_back_memory(self) -> None:
+        self._batch.release()
+        self._store.clear()
+        gc.collect()
+        if self._model.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _numbers(self, stream: Stream, policy: Policy, do_sample: bool) -> np.ndarray:
+        return uniforms(stream, policy.max_new_tokens) if do_sample else np.zeros(policy.max_new_tokens)
+
+
+def _distribution(logits: torch.Tensor, task: _Task) -> np.ndarray:
+    """Log p of every token after a job's prefix: float64 [vocabulary], all NaN if the logits are not finite."""
+    logits = logits.cpu() if logits.device.type == "mps" else logits  # which has no float64
+    return log_probabilities(logits[None], task.job.context.policy)[0].cpu().numpy()
+
+
+def _not_finite(tokens: Tokens) -> EngineError:
+    return EngineError(
+        f"The model returned logits that are not finite after {len(tokens)} tokens of the continuation. Its weights may be "
+        "damaged, or its numbers overflow: try dtype='float32', or 'bfloat16' in place of 'float16'."
+    )
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error).lower() for words in OUT_OF_MEMORY_WORDS)

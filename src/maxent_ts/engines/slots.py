@@ -1,0 +1,248 @@
+"""The rows of a decoding batch: one buffer of keys and values with a slot for each row, and the forward over them.
+
+Every slot starts at position 0 and is written at its own length; what lies behind is masked. So rows of different
+lengths share a batch, no row can see another's keys, and positions are what they are without the batch.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from maxent_ts.engines.cache import KeyValues, PromptEntry
+
+__all__ = ["ROW_MULTIPLE", "SlotCache", "decode", "prefill", "round_up"]
+
+ATTENTION = "maxent_ts_rows"
+ROW_MULTIPLE = 4
+"""CPU matrix products give a row the same bits whatever the other rows if the number of rows is a multiple of 4 (measured
+for MKL, with 1 and 2 threads; `capabilities.deterministic` is measured again on every machine)."""
+LENGTH_MULTIPLE = 16
+"""The same for the number of keys: a whole number of vector registers (16 floats in AVX-512)."""
+
+
+class SlotLayer(CacheLayerMixin):
+    """Keys and values of one layer: [slots, key-value heads, positions, head size], written in place."""
+
+    def __init__(self, cache: SlotCache, keys: torch.Tensor, values: torch.Tensor) -> None:
+        super().__init__()
+        self.cache = cache
+        self.keys, self.values = keys, values
+        self.is_initialized = True
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Nothing: the buffers exist from the start."""
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_args: Any, **_kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write one position of every row at the row's own length, and return the part in use."""
+        cache = self.cache
+        assert self.keys is not None
+        assert self.values is not None
+        self.keys[cache.rows, :, cache.positions] = key_states[:, :, 0]
+        self.values[cache.rows, :, cache.positions] = value_states[:, :, 0]
+        num_rows = len(cache.rows)
+        return self.keys[:num_rows, :, : cache.num_used], self.values[:num_rows, :, : cache.num_used]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:  # noqa: ARG002 - the base class's signature
+        """Length and offset of the keys that `update` returns."""
+        return self.cache.num_used, 0
+
+    def get_seq_length(self) -> int:
+        """Keys before this step, in the longest row."""
+        return self.cache.num_used - 1
+
+    def get_max_length(self) -> int:
+        """Positions that a slot can hold."""
+        return self.cache.num_positions
+
+
+class SlotCache(Cache):
+    """Slots for all layers.
+
+    Args:
+        like: Keys and values of some prompt, for the number of layers, the heads, sizes, type and device.
+        num_slots: Rows to make room for.
+        num_positions: Positions to make room for in each.
+    """
+
+    def __init__(self, like: KeyValues, num_slots: int, num_positions: int) -> None:
+        # Zeros and not garbage: a masked key counts 0 times its value, and 0 times NaN is NaN.
+        buffers = [tensor.new_zeros((num_slots, tensor.shape[0], num_positions, tensor.shape[2])) for tensor in like]
+        layers = [SlotLayer(self, keys, values) for keys, values in zip(buffers[::2], buffers[1::2], strict=True)]
+        super().__init__(layers=layers)  # type: ignore[arg-type]
+        self.buffers = buffers
+        self.num_slots = num_slots
+        self.num_positions = num_positions
+        self.rows = torch.arange(0)
+        self.positions = torch.arange(0)
+        self.num_used = 0
+
+    def enlarged(self, num_slots: int, num_positions: int) -> SlotCache:
+        """Return a larger copy."""
+        larger = SlotCache(tuple(buffer[0] for buffer in self.buffers), num_slots, num_positions)
+        for source, target in zip(self.buffers, larger.buffers, strict=True):
+            target[: self.num_slots, :, : self.num_positions] = source
+        return larger
+
+    def write(self, slot: int, start: int, key_values: KeyValues) -> None:
+        """Copy keys and values into a slot, from position `start` on."""
+        for buffer, tensor in zip(self.buffers, key_values, strict=True):
+            buffer[slot, :, start : start + tensor.shape[1]] = tensor
+
+    def read(self, slot: int, start: int, stop: int) -> KeyValues:
+        """Return own copies of what a slot holds from position `start` up to `stop`."""
+        return tuple(buffer[slot, :, start:stop].clone() for buffer in self.buffers)
+
+    def move(self, source: int, target: int, length: int) -> None:
+        """Copy the first `length` positions of one slot to another."""
+        for buffer in self.buffers:
+            buffer[target, :, :length] = buffer[source, :, :length]
+
+    def wipe(self, slot: int) -> None:
+        """Set a slot to zero, which it must be before reuse if it may hold NaN."""
+        for buffer in self.buffers:
+            buffer[slot] = 0
+
+    def prepare(self, lengths: torch.Tensor, num_live: int, longest: int) -> torch.Tensor:
+        """Get ready for a forward that adds one position to each of the first rows.
+
+        Args:
+            lengths: Keys that each row has so far: [rows].
+            num_live: Rows from this one on only fill the batch up. They write to the last position, which no row ever needs
+                as a row's last token is not fed, and so leave alone what their slots still hold.
+            longest: The largest of the lengths.
+
+        Returns:
+            Additive mask of shape [rows, 1, 1, keys]: each row sees its own keys and the one about to be written.
+        """
+        self.rows = torch.arange(len(lengths), device=lengths.device)
+        self.positions = lengths.clone()
+        self.positions[num_live:] = self.num_positions - 1
+        self.num_used = min(round_up(longest + 1, LENGTH_MULTIPLE), self.num_positions)
+        keys = torch.arange(self.num_used, device=lengths.device)
+        dtype = self.buffers[0].dtype
+        mask = torch.zeros((len(lengths), self.num_used), dtype=dtype, device=lengths.device)
+        mask.masked_fill_(keys > lengths[:, None], torch.finfo(dtype).min)
+        return mask[:, None, None, :]
+
+
+def round_up(number: int, multiple: int) -> int:
+    """Return the smallest multiple that is at least `number`."""
+    return -(-number // multiple) * multiple
+
+
+def prefill(model: Any, inputs: torch.Tensor) -> PromptEntry:
+    """Put one prompt through a model, by itself and without padding.
+
+    Args:
+        model: A causal language model.
+        inputs: Token ids [length], or input embeddings [length, hidden size].
+    """
+    name = "input_ids" if inputs.ndim == 1 else "inputs_embeds"
+    cache = DynamicCache()
+    arguments = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+    positions = torch.arange(len(inputs), device=inputs.device)[None]
+    output = model(**{name: inputs[None]}, position_ids=positions, past_key_values=cache, use_cache=True, **arguments)
+    layers: list[Any] = cache.layers
+    key_values = tuple(tensor[0] for layer in layers for tensor in (layer.keys, layer.values))
+    return PromptEntry(key_values, output.logits[0, -1].clone(), len(inputs))
+
+
+def decode(model: Any, cache: SlotCache, tokens: np.ndarray, lengths: np.ndarray, num_live: int) -> torch.Tensor:
+    """Feed one token to each of the first rows.
+
+    Args:
+        model: A causal language model.
+        cache: Its slots.
+        tokens: The tokens, int64 [rows].
+        lengths: Keys that each row has so far, int64 [rows]: also the positions of the tokens.
+        num_live: Rows from this one on only fill the batch up.
+
+    Returns:
+        Logits of the tokens behind: [rows, vocabulary].
+    """
+    device = cache.buffers[0].device
+    positions = torch.from_numpy(lengths).to(device)
+    mask = cache.prepare(positions, num_live, int(lengths.max()))
+    with decoding_attention(model, device):
+        output = model(
+            input_ids=torch.from_numpy(tokens).to(device)[:, None],
+            attention_mask=mask,
+            position_ids=positions[:, None],
+            past_key_values=cache,
+            use_cache=True,
+        )
+    return output.logits[:, -1]
+
+
+def attend(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention for one query per row, as two plain matrix products.
+
+    torch's fused CPU kernel gives each thread a scratch buffer whose alignment depends on the thread, and MKL's products
+    round by alignment: with two threads a row's bits then depend on its place in the batch. These products do not.
+
+    Args:
+        module: The attention layer.
+        query: [rows, heads, 1, head size].
+        key: [rows, key-value heads, keys, head size].
+        value: As `key`.
+        attention_mask: Additive, [rows, 1, 1, keys].
+        dropout: 0: the engine never trains.
+        scaling: Of the products; 1 / sqrt(head size) if None.
+        kwargs: What else the layer passes on.
+
+    Returns:
+        Tensor of shape [rows, 1, heads, head size], and None for the weights.
+    """
+    if (
+        query.shape[2] != 1
+        or attention_mask is None
+        or kwargs.get("position_bias") is not None
+        or kwargs.get("softcap") is not None
+    ):
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
+    num_rows, num_heads, _, head_size = query.shape
+    num_groups = key.shape[1]
+    query = query.reshape(num_rows, num_groups, num_heads // num_groups, head_size)
+    scores = torch.matmul(query * (head_size**-0.5 if scaling is None else scaling), key.transpose(2, 3))
+    weights = scores.add_(attention_mask).softmax(dim=-1)
+    return torch.matmul(weights, value).reshape(num_rows, 1, num_heads, value.shape[-1]), None
+
+
+AttentionInterface.register(ATTENTION, attend)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+
+
+@contextmanager
+def decoding_attention(model: Any, device: torch.device) -> Iterator[None]:
+    """Within, a model that attends by torch's fused kernel on a CPU attends by `attend`."""
+    config = model.config.get_text_config(decoder=True)
+    usual = config._attn_implementation
+    if usual != "sdpa" or device.type != "cpu":
+        yield
+        return
+    config._attn_implementation = ATTENTION
+    try:
+        yield
+    finally:
+        config._attn_implementation = usual
