@@ -13,7 +13,21 @@ from typing import Any
 
 from maxent_ts.types import Completion, Outcome, Tokens
 
-__all__ = ["Answers", "NextTokens", "Parallel", "Request", "Rewards", "Rollouts", "Search", "SearchFactory"]
+__all__ = [
+    "AS_MANY_AS_AFFORDABLE",
+    "Answers",
+    "NextTokens",
+    "Parallel",
+    "Request",
+    "Rewards",
+    "Rollouts",
+    "Search",
+    "SearchFactory",
+]
+
+
+AS_MANY_AS_AFFORDABLE = 1 << 30
+"""`Rollouts.num` of a search that goes on until the budget is spent."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,309 @@
+"""The tree of everything a search has paid for, and the soft Bellman backup on it.
+
+A node s is a token prefix; its edge from the parent carries log p(a|s) of the model. For every node, in log space:
+
+    ρ(s) = 1 - Σ_a p(a|s)                     prior mass not seen yet (sum over the children seen)
+    U(s) = Σ_a p(a|s) W(sa) / Σ_a p(a|s)      value of what was not seen: the p-weighted mean of what was
+    W(s) = Σ_a p(a|s) W(sa) + ρ(s) U(s)       soft value, estimates E_p[exp(λ r) | s]
+    K(s) = Σ_a p(a|s) K(sa)                   the part of W known exactly
+    R(s) = Σ_a p(a|s) R(sa) + ρ(s) U(s) / c(s)  the pull: unseen value per token, c(s) = max_new_tokens - depth
+    M(s) = Σ_a p(a|s) M(sa) + ρ(s)            prior mass below s not evaluated yet
+    leaf x: W = K = exp(λ r(x)), R = M = 0
+
+Because ρ + Σp = 1, W(s) is simply U(s): along a chain without branches W stays the same.
+
+The tree knows tokens, log-probabilities and rewards. It knows nothing of language models, and holds no text.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from maxent_ts.types import Completion, FinishReason, Rollout, Target, Tokens
+
+__all__ = ["NO_COMPLETION", "NO_PARENT", "ROOT", "Tree"]
+
+ROOT = 0
+NO_PARENT = -1
+NO_COMPLETION = -1
+
+
+class Tree:
+    """Nodes as parallel lists, one entry per token paid for; a parent's index is below its children's.
+
+    Attributes:
+        target: What the weights aim at.
+        parent: Index of the parent, `NO_PARENT` for the root.
+        token: The token on the edge from the parent.
+        logprob: log p(token | parent), nats.
+        path_logprob: log p(prefix), nats.
+        depth: Number of tokens.
+        children: Token to node index, in order of appearance.
+        log_unseen: log ρ.
+        log_value: log W.
+        log_pull: log R.
+        log_known: log K.
+        log_open: log M.
+        visits: Completions evaluated at or below the node.
+        best_reward: The highest reward at or below the node; -inf before any.
+        completion: Index into `completions` at a leaf, else `NO_COMPLETION`.
+        completions: The evaluated leaves in order of arrival.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.parent: list[int] = []
+        self.token: list[int] = []
+        self.logprob: list[float] = []
+        self.path_logprob: list[float] = []
+        self.depth: list[int] = []
+        self.children: list[dict[int, int]] = []
+        self.log_unseen: list[float] = []
+        self.log_value: list[float] = []
+        self.log_pull: list[float] = []
+        self.log_known: list[float] = []
+        self.log_open: list[float] = []
+        self.visits: list[int] = []
+        self.best_reward: list[float] = []
+        self.completion: list[int] = []
+        self.completions: list[Completion] = []
+        self._append(NO_PARENT, -1, 0.0)
+
+    def __len__(self) -> int:
+        """Number of nodes."""
+        return len(self.parent)
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether every completion with positive probability has been evaluated."""
+        return self.log_open[ROOT] == -math.inf
+
+    def prefix(self, node: int) -> Tokens:
+        """The tokens from the root to a node."""
+        tokens = []
+        while node != ROOT:
+            tokens.append(self.token[node])
+            node = self.parent[node]
+        return tuple(reversed(tokens))
+
+    def path(self, node: int) -> Iterator[int]:
+        """The nodes from a node up to the root, both included."""
+        while node != NO_PARENT:
+            yield node
+            node = self.parent[node]
+
+    def add(self, node: int, rollout: Rollout) -> int:
+        """Hang a rollout below a node and return its last node: a leaf that waits for its reward.
+
+        Tokens already in the tree are followed, not doubled.
+        """
+        for token, logprob in zip(rollout.tokens, rollout.logprobs, strict=True):
+            child = self.children[node].get(token)
+            if child is None:
+                child = self._append(node, token, logprob)
+                self.children[node][token] = child
+                self.log_unseen[node] = _log_one_minus([self.logprob[one] for one in self.children[node].values()])
+            node = child
+        return node
+
+    def set_unseen(self, node: int, log_unseen: float) -> None:
+        """Replace log ρ by the engine's own sum over the unseen tokens, which does not suffer from cancellation."""
+        self.log_unseen[node] = log_unseen
+
+    def evaluate(self, leaf: int, reward: float, finish_reason: FinishReason) -> Completion:
+        """Make a node an evaluated leaf. Call `back_up` afterwards. A leaf evaluated before keeps its completion."""
+        if self.completion[leaf] == NO_COMPLETION:
+            completion = Completion(self.prefix(leaf), self.path_logprob[leaf], finish_reason, reward)
+            self.completion[leaf] = len(self.completions)
+            self.completions.append(completion)
+            self._set_leaf(leaf, reward)
+        for node in self.path(leaf):
+            self.visits[node] += 1
+            self.best_reward[node] = max(self.best_reward[node], reward)
+        return self.completions[self.completion[leaf]]
+
+    def back_up(self, nodes: Sequence[int]) -> None:
+        """Recompute the paths from these nodes to the root, deeper nodes first."""
+        touched = {one for node in nodes for one in self.path(node)}
+        for node in sorted(touched, reverse=True):
+            self._back_up_one(node)
+
+    def log_leave(self, node: int) -> float:
+        """Log of ρ(s)·U(s) / c(s): what leaving the tree at this node offers per token it may cost."""
+        return self.log_unseen[node] + self.log_value[node] - math.log(self.target.max_new_tokens - self.depth[node])
+
+    def back_up_all(self, target: Target, rewards: Sequence[float] | None = None) -> None:
+        """Recompute every node for another target, or other rewards; no model call is needed.
+
+        Args:
+            target: The new target.
+            rewards: One per entry of `completions`; None keeps them.
+        """
+        self.target = target
+        if rewards is not None:
+            pairs = zip(self.completions, rewards, strict=True)
+            self.completions = [
+                Completion(one.tokens, one.logprob, one.finish_reason, float(reward), one.text) for one, reward in pairs
+            ]
+        for node in reversed(range(len(self))):
+            self.best_reward[node] = max((self.best_reward[child] for child in self.children[node].values()), default=-math.inf)
+            if self.completion[node] != NO_COMPLETION:
+                reward = self.completions[self.completion[node]].reward
+                assert reward is not None
+                self._set_leaf(node, reward)
+                self.best_reward[node] = reward
+            else:
+                self._back_up_one(node)
+
+    def log_weights(self) -> np.ndarray:
+        """The weight of every completion in a walk that never leaves the tree, normalised: child ∝ p·W among those seen.
+
+        Equal to p(x)·exp(λ r(x)) / Π_s Σ_a p(a|s) along the path: what a node has not seen is spread over what it has.
+        When all is seen this is π. Order as `completions`.
+
+        Returns:
+            float64 array of shape [number of completions], logs of weights that sum to 1.
+        """
+        log_share = np.zeros(len(self))
+        for node in range(len(self)):
+            children = list(self.children[node].values())
+            if children:
+                scores = np.array([self.logprob[child] + self.log_value[child] for child in children])
+                log_share[children] = log_share[node] + scores - np.logaddexp.reduce(scores)
+        log_weights = np.empty(len(self.completions))
+        for node, completion in enumerate(self.completion):
+            if completion != NO_COMPLETION:
+                log_weights[completion] = log_share[node]
+        return log_weights
+
+    def log_partition(self) -> tuple[float, float, float]:
+        """Estimate and bracket of log Z.
+
+        Returns:
+            (lower, estimate, upper) in nats. The bracket holds whenever the rewards keep `target.reward_range`; where a
+            bound of it is infinite, so may be the bracket's.
+        """
+        low, high = self.target.reward_range
+        known, unknown = self.log_known[ROOT], self.log_open[ROOT]
+        if unknown == -math.inf:
+            return known, known, known
+        lower = np.logaddexp(known, unknown + _scale(self.target.tilt, low))
+        upper = np.logaddexp(known, unknown + _scale(self.target.tilt, high))
+        return float(lower), self.log_value[ROOT], float(upper)
+
+    def statistics(self) -> dict[str, float]:
+        """Size and shape: nodes, leaves, branching nodes, mean children of those, depth of the deepest leaf."""
+        branching = [len(one) for one in self.children if len(one) > 1]
+        return {
+            "nodes": len(self),
+            "leaves": len(self.completions),
+            "branching_nodes": len(branching),
+            "mean_branching": float(np.mean(branching)) if branching else 1.0,
+            "depth": max(self.depth),
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """The tree as plain JSON values, a chain without branches being one node.
+
+        Returns:
+            `{"tilt", "nodes": [{"parent", "tokens", "logprob", "log_value", "log_unseen", "mass", "visits", "best_reward",
+            "completion"}], "completions": [{"tokens", "logprob", "reward", "finish_reason"}]}`. `mass` is the node's share
+            of the posterior, `completion` null inside the tree, and infinite logs are null.
+        """
+        log_weights = self.log_weights()
+        mass = np.zeros(len(self))
+        for node in reversed(range(len(self))):
+            if self.completion[node] != NO_COMPLETION:
+                mass[node] += math.exp(log_weights[self.completion[node]])
+            if self.parent[node] != NO_PARENT:
+                mass[self.parent[node]] += mass[node]
+        nodes: list[dict[str, Any]] = []
+        stack: list[tuple[int, int]] = [(ROOT, NO_PARENT)]
+        while stack:
+            node, parent = stack.pop()
+            tokens, logprob = ([], 0.0) if node == ROOT else ([self.token[node]], self.logprob[node])
+            while node != ROOT and len(self.children[node]) == 1:
+                (node,) = self.children[node].values()
+                tokens.append(self.token[node])
+                logprob += self.logprob[node]
+            completion = self.completion[node]
+            nodes.append(
+                {
+                    "parent": parent,
+                    "tokens": tokens,
+                    "logprob": logprob,
+                    "log_value": _finite(self.log_value[node]),
+                    "log_unseen": _finite(self.log_unseen[node]),
+                    "mass": float(mass[node]),
+                    "visits": self.visits[node],
+                    "best_reward": _finite(self.best_reward[node]),
+                    "completion": None if completion == NO_COMPLETION else completion,
+                }
+            )
+            index = len(nodes) - 1
+            stack.extend((child, index) for child in reversed(self.children[node].values()))
+        completions = [
+            {"tokens": list(one.tokens), "logprob": one.logprob, "reward": one.reward, "finish_reason": one.finish_reason}
+            for one in self.completions
+        ]
+        return {"tilt": self.target.tilt, "nodes": nodes, "completions": completions}
+
+    def _append(self, parent: int, token: int, logprob: float) -> int:
+        self.parent.append(parent)
+        self.token.append(token)
+        self.logprob.append(logprob)
+        self.path_logprob.append(logprob if parent == NO_PARENT else self.path_logprob[parent] + logprob)
+        self.depth.append(0 if parent == NO_PARENT else self.depth[parent] + 1)
+        self.children.append({})
+        self.log_unseen.append(0.0)
+        self.log_value.append(0.0)
+        self.log_pull.append(0.0)
+        self.log_known.append(-math.inf)
+        self.log_open.append(0.0)
+        self.visits.append(0)
+        self.best_reward.append(-math.inf)
+        self.completion.append(NO_COMPLETION)
+        return len(self.parent) - 1
+
+    def _set_leaf(self, leaf: int, reward: float) -> None:
+        self.log_value[leaf] = self.log_known[leaf] = self.target.tilt * reward
+        self.log_pull[leaf] = self.log_open[leaf] = self.log_unseen[leaf] = -math.inf
+
+    def _back_up_one(self, node: int) -> None:
+        if self.completion[node] != NO_COMPLETION or not self.children[node]:
+            return
+        children = self.children[node].values()
+        log_seen = _log_sum([self.logprob[child] for child in children])
+        self.log_value[node] = _log_sum([self.logprob[child] + self.log_value[child] for child in children]) - log_seen
+        self.log_known[node] = _log_sum([self.logprob[child] + self.log_known[child] for child in children])
+        self.log_open[node] = _log_sum([self.log_unseen[node], *(self.logprob[child] + self.log_open[child] for child in children)])
+        self.log_pull[node] = _log_sum([self.log_leave(node), *(self.logprob[child] + self.log_pull[child] for child in children)])
+
+
+def _log_sum(logs: list[float]) -> float:
+    """Log Σ exp, for the few terms of one node, where numpy's call overhead would dominate."""
+    if len(logs) == 1:
+        return logs[0]
+    high = max(logs)
+    if high == -math.inf:
+        return high
+    return high + math.log(sum(math.exp(one - high) for one in logs))
+
+
+def _log_one_minus(logs: list[float]) -> float:
+    """log(1 - Σ exp), -inf where rounding leaves nothing."""
+    rest = -math.expm1(logs[0]) if len(logs) == 1 else 1.0 - sum(math.exp(one) for one in logs)
+    return math.log(rest) if rest > 0 else -math.inf
+
+
+def _scale(tilt: float, reward: float) -> float:
+    """Tilt times reward, 0 at tilt 0 even for infinite bounds."""
+    return 0.0 if tilt == 0 else tilt * reward
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
