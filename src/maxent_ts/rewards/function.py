@@ -1,0 +1,144 @@
+"""A user's function as a reward, and the checks that every reward's values pass."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from maxent_ts.errors import MaxentError, RewardError, SettingError
+from maxent_ts.rewards.base import Evidence, Reward
+
+__all__ = ["call", "check_values", "from_function", "shown"]
+
+
+def call(name: str, function: Callable[..., Any], inputs: dict[str, Any], count: int) -> list[float | None]:
+    """Call what computes a reward and check what it returns.
+
+    Raises:
+        RewardError: if it raises, or returns anything but a list of `count` finite numbers and None.
+    """
+    try:
+        values = function(**inputs)
+    except MaxentError:
+        raise
+    except Exception as error:
+        first = inputs.get("completions") or ["none"]
+        raise RewardError(
+            f"The reward '{name}' raised {type(error).__name__}: {error}. It was called with {count} completions; "
+            f"the first was {shown(first[0])}."
+        ) from error
+    return check_values(name, values, count)
+
+
+def check_values(name: str, values: Any, count: int) -> list[float | None]:
+    """Return a reward's values as finite floats, or None where it does not apply.
+
+    Raises:
+        RewardError: if there is another number of values, or one is not a finite number; names reward and example.
+    """
+    if isinstance(values, np.ndarray) or type(values).__module__.partition(".")[0] == "torch":
+        values = values.tolist()
+    if not isinstance(values, (list, tuple)):
+        raise RewardError(
+            f"The reward '{name}' must return a list with one number per completion ({count} here), but returned "
+            f"{shown(values)}. Return a list, in the order of the completions."
+        )
+    if len(values) != count:
+        raise RewardError(
+            f"The reward '{name}' must return one value per completion: {count} were given, {len(values)} came back. "
+            "Return a list of that length, with None where the reward does not apply."
+        )
+    checked: list[float | None] = []
+    for index, value in enumerate(values):
+        if value is None:
+            checked.append(None)
+            continue
+        if isinstance(value, (str, bytes)) or not hasattr(type(value), "__float__"):
+            raise RewardError(
+                f"The reward '{name}' must return numbers, but returned {shown(value)} for example {index}. "
+                "Convert it with float(), or return None where the reward does not apply."
+            )
+        number = float(value)
+        if not math.isfinite(number):
+            raise RewardError(
+                f"The reward '{name}' returned {number} for example {index}, but a search needs finite numbers. "
+                "Clip it, or return None where the reward does not apply."
+            )
+        checked.append(number)
+    return checked
+
+
+def shown(value: Any) -> str:
+    """Return a value and its type for a message, cut to 60 characters."""
+    text = repr(value)
+    return f"{text[:60]}{'…' if len(text) > 60 else ''} of type {type(value).__name__}"
+
+
+class _FunctionReward:
+    """A user's function with a name, checked values, and no known bounds."""
+
+    range = (-math.inf, math.inf)
+
+    def __init__(self, function: Callable[..., Any], name: str) -> None:
+        self.name = name
+        self._function = function
+        parameters = inspect.signature(function).parameters.values()
+        self._takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+        self._takes = {parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD}
+        self._needs = {
+            parameter.name
+            for parameter in parameters
+            if parameter.default is parameter.empty and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        }
+
+    def __call__(
+        self, *, prompts: list[Any], completions: list[str], completion_ids: list[list[int]], **columns: list[Any]
+    ) -> list[float | None]:
+        """Call the function with the columns it takes and check what it returns.
+
+        Raises:
+            RewardError: if it needs a column that is not there, raises, or returns anything but a list of finite numbers.
+        """
+        given = {"prompts": prompts, "completions": completions, "completion_ids": completion_ids, **columns}
+        missing = sorted(self._needs - set(given))
+        if missing:
+            raise RewardError(
+                f"The reward '{self.name}' needs {', '.join(repr(each) for each in missing)}, which is not among its inputs: "
+                f"{', '.join(sorted(given))}. Rename the parameter, or give it a default."
+            )
+        chosen = given if self._takes_all else {key: value for key, value in given.items() if key in self._takes}
+        return call(self.name, self._function, chosen, len(completions))
+
+    def explain(
+        self, *, prompts: list[Any], completions: list[str], completion_ids: list[list[int]], **columns: list[Any]
+    ) -> list[Evidence]:
+        """Return the values: nothing more is known about the function."""
+        values = self(prompts=prompts, completions=completions, completion_ids=completion_ids, **columns)
+        return [{"value": value, "parts": {self.name: {"value": value}}} for value in values]
+
+
+def from_function(function: Callable[..., Any], name: str | None = None) -> Reward:
+    """Make a reward of a function with TRL's signature.
+
+    Without `**kwargs` the function gets only the columns its parameters name.
+
+    Args:
+        function: `(prompts, completions, completion_ids, **columns) -> list[float | None]`, any subset of the parameters.
+        name: The name in tables; the function's own without it.
+
+    Raises:
+        SettingError: if it is not callable or takes positional-only parameters.
+    """
+    if not callable(function):
+        raise SettingError(
+            f"A reward must be callable, but {shown(function)} is not. Give a function that returns a list of numbers."
+        )
+    label = name or getattr(function, "__name__", type(function).__name__)
+    parameters = inspect.signature(function).parameters.values()
+    if any(parameter.kind is parameter.POSITIONAL_ONLY for parameter in parameters):
+        raise SettingError(f"The reward '{label}' takes positional-only parameters, but is called by keyword. Remove the '/'.")
+    return _FunctionReward(function, label)
