@@ -86,7 +86,7 @@ def plan(config: RunConfig, *, tasks: Sequence[Task] | None = None) -> list[Task
     Raises:
         MaxentError: if a name is unknown, a setting is wrong or the data cannot be read.
     """
-    methods = [(method, load_method(method)) for method in config.methods]
+    methods = [(method, load_method(method, num_rollouts=config.num_rollouts)) for method in config.methods]
     plans = []
     for index, name in enumerate(config.tasks):
         task = load_task(name) if tasks is None else tasks[index]

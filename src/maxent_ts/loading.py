@@ -16,6 +16,7 @@ from typing import Any
 from maxent_ts.config import EMBEDDED_MODEL, MethodConfig, RunConfig, check_settings
 from maxent_ts.engines.base import Engine
 from maxent_ts.errors import MaxentError, MissingExtraError, ModelError, SettingError, UnknownNameError
+from maxent_ts.generate import shared_settings
 from maxent_ts.registry import ENGINES, METHODS, TASKS, load
 from maxent_ts.search.base import SearchFactory
 from maxent_ts.tasks.base import Task
@@ -51,32 +52,32 @@ def load_task(name: str) -> Task:
     return task
 
 
-def load_method(method: MethodConfig) -> SearchFactory:
-    """Return a method with its settings checked and bound."""
+def load_method(method: MethodConfig, *, num_rollouts: int, num_return_sequences: int = 1) -> SearchFactory:
+    """Return a method with its settings checked and bound, and those that all methods share filled in."""
     factory = load_named(METHODS, method.name, "method")
-    return partial(factory, **check_settings(method.name, factory, method.settings))
+    shared = shared_settings(factory, num_rollouts=num_rollouts, num_return_sequences=num_return_sequences)
+    return partial(factory, **check_settings(method.name, factory, {**shared, **method.settings}))
 
 
 def load_engine(config: RunConfig) -> Engine:
     """Build the engine of a configuration.
 
-    An engine of the user's own, `file.py:function`, is called with `model`, `dtype`, `device` and `batch_size` by keyword,
-    as `HFEngine.from_pretrained` is.
+    An engine of the user's own, `file.py:function`, is called with the model and with `dtype`, `device` and, if it was
+    given, `max_batch_size` by keyword, as `HFEngine` is.
 
     Raises:
         ModelError: if the model cannot be found or read.
     """
-    found = load_named(ENGINES, config.engine, "engine")
-    build = getattr(found, "from_pretrained", None) if inspect.isclass(found) else found
-    if build is None:
+    build = load_named(ENGINES, config.engine, "engine")
+    if "device" not in inspect.signature(build).parameters:
         raise SettingError(
             f"The engine '{config.engine}' is made in Python, not from a model directory. Use --engine hf, or "
-            "--engine file.py:function with a function that returns the engine."
+            "--engine file.py:function with a function (model, *, dtype, device) that returns the engine."
         )
     model = str(embedded_model_path()) if config.model == EMBEDDED_MODEL and config.engine == "hf" else config.model
     settings: dict[str, Any] = {"dtype": config.dtype, "device": config.device}
     if config.batch_size is not None:
-        settings["batch_size"] = config.batch_size
+        settings["max_batch_size"] = config.batch_size
     return build(model, **settings)
 
 

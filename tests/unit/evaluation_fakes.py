@@ -52,9 +52,9 @@ def share_of_a(prompts: list[Any], completions: list[str], completion_ids: list[
     return [text.count("a") / max(1, len(text)) for text in completions]
 
 
-def fails_on_c(prompts: list[Any], completions: list[str], completion_ids: list[list[int]], **columns: list[Any]) -> list[float]:
-    if any("ccc" in text for text in completions):
-        raise ValueError("three c in a row")
+def fails_on_ee(prompts: list[Any], completions: list[str], completion_ids: list[list[int]], **columns: list[Any]) -> list[float]:
+    if any("ee" in text for text in completions):
+        raise ValueError("two e in a row")
     return share_of_a(prompts, completions, completion_ids)
 
 

@@ -10,12 +10,13 @@ import sys
 import time
 
 import pytest
-from evaluation_fakes import NUM_ITEMS, FreeTask, LetterTask, SlowTable, make_engine
 
 from maxent_ts.config import make_config
 from maxent_ts.errors import EngineError, RunDirectoryError, SettingError
 from maxent_ts.evaluate import Silent, evaluate
 from maxent_ts.records import read_run, read_tree
+
+from .evaluation_fakes import NUM_ITEMS, FreeTask, LetterTask, SlowTable, make_engine
 
 FAKES = os.path.join(os.path.dirname(__file__), "evaluation_fakes.py")
 METHODS = ("greedy", "sample", "best_of_n", "majority_vote", "maxent")
@@ -131,15 +132,15 @@ def test_a_method_that_votes_is_left_out_where_there_are_no_labels(tmp_path):
 
 def test_a_reward_that_raises_fails_its_items_and_no_others(reference, tmp_path):
     """Catches one bad completion that ends the run, and a failure without a traceback to look at."""
-    run = run_letters(make(tmp_path, rewards=(f"{FAKES}:fails_on_c",)))
+    run = run_letters(make(tmp_path, rewards=(f"{FAKES}:fails_on_ee",)))
     failed = {one.key for one in run.records if one.error is not None}
     assert 0 < len(failed) < len(run.records)
-    assert all("three c in a row" in one.error for one in run.records if one.error is not None)
-    expected = {key for key, record in essence(reference).items() if any("ccc" in one["text"] for one in record["completions"])}
+    assert all("two e in a row" in one.error for one in run.records if one.error is not None)
+    expected = {key for key, record in essence(reference).items() if any("ee" in one["text"] for one in record["completions"])}
     assert expected <= failed
     assert run.summary["tasks"]["letters"]["maxent"]["n_failed"] == sum(key[1] == "maxent" for key in failed)
     log = (run.path / "failures.log").read_text()
-    assert "ValueError: three c in a row" in log
+    assert "ValueError: two e in a row" in log
     good = {key: value for key, value in essence(run, ("evidence",)).items() if key not in failed}
     assert good == {key: value for key, value in essence(reference, ("evidence",)).items() if key in good}
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
-from evaluation_fakes import LetterTask, make_engine
-
 from maxent_ts.config import make_config
 from maxent_ts.evaluate import evaluate
+
+from .evaluation_fakes import LetterTask, make_engine
 
 METHODS = ("greedy", "sample", "best_of_n", "best_of_n_softmax", "majority_vote", "beam", "maxent", "maxent_sample")
 

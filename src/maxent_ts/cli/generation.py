@@ -50,7 +50,7 @@ def run_generate(
     specs = list(config.rewards) or (list(task.rewards) if task else [DEFAULT_REWARD])
     default_weights = list(task.rewards.values()) if task and not config.rewards else [1.0] * len(specs)
     reward = parse_rewards(specs, list(config.reward_weights) or default_weights)
-    result = _search(config, task, example, reward)
+    result = _search(config, task, example, reward, num_return_sequences)
     found = _described(result, example, reward, num_return_sequences)
     if output_format is Format.JSON:
         write_json(found)
@@ -74,13 +74,13 @@ def _example(prompt: str | None, task_name: str | None, item: str | None, config
     return task, examples[item]
 
 
-def _search(config: RunConfig, task: Task | None, example: Example, reward: Reward) -> SearchResult:
+def _search(config: RunConfig, task: Task | None, example: Example, reward: Reward, num_return_sequences: int) -> SearchResult:
     policy = Policy(config.max_new_tokens, config.temperature, config.top_k, config.top_p, config.stop_strings)
     job = SearchJob(
         id=example.id,
         prompt=example.prompt,
         policy=policy,
-        method=load_method(config.methods[0]),
+        method=load_method(config.methods[0], num_rollouts=config.num_rollouts, num_return_sequences=num_return_sequences),
         tilt=config.tilt,
         budget=Budget(rollouts=config.num_rollouts),
         seed=(config.seed, example_seed(example.id)),
@@ -120,9 +120,9 @@ def _described(result: SearchResult, example: Example, reward: Reward, num_retur
 
 
 def _order(outcome: Outcome) -> list[int]:
-    """The answer first, then what the method weighs most."""
+    """What the method returns, then what it weighs most."""
     rest = sorted(range(len(outcome.completions)), key=lambda i: -outcome.weights[i])
-    return list(dict.fromkeys([outcome.chosen[0], *rest]))
+    return list(dict.fromkeys([*outcome.chosen, *rest]))
 
 
 def _print(found: Mapping[str, Any]) -> None:
@@ -145,7 +145,8 @@ def _print(found: Mapping[str, Any]) -> None:
         out.print(f"log Z between {_log(info['log_z_lower'])} and {_log(info['log_z_upper'])}{estimate}", markup=False)
     out.print(
         f"{usage['generated_tokens']} tokens generated, {usage['forwarded_tokens']} forwarded, "
-        f"{usage['prompt_tokens']} in the prompt, {usage['rollouts']} rollouts, {usage['reward_calls']} rewards, {usage['seconds']:.2f} s"
+        f"{usage['prompt_tokens']} in the prompt, {usage['rollouts']} rollouts, {usage['reward_calls']} rewards, "
+        f"{usage['seconds']:.2f} s"
     )
     if found["tree"] is not None:
         out.print("tree: " + ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in found["tree"].items()))
