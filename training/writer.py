@@ -14,8 +14,9 @@ import numpy as np
 
 from maxent_ts.rewards.measure import Measured, measure
 from maxent_ts.rewards.places import Place
+from maxent_ts.rewards.scene import Scene
 from maxent_ts.rewards.statements import Statement
-from maxent_ts.rewards.truth import Scene, judge
+from maxent_ts.rewards.truth import judge
 
 __all__ = ["MAX_TOKENS", "SAMPLING_RATE", "token_estimate", "write_caption", "write_rationale"]
 

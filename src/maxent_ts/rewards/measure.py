@@ -20,6 +20,7 @@ from scipy import signal, stats
 from maxent_ts.errors import DataError
 
 __all__ = [
+    "COARSE_POINTS",
     "MIN_POINTS",
     "PATH_POINTS",
     "Measured",
@@ -40,6 +41,9 @@ MIN_POINTS = 4
 
 PATH_POINTS = 48
 """Points of `Measured.path`."""
+
+COARSE_POINTS = 16
+"""Points of `Measured.coarse_path`."""
 
 _TREND_POINTS = 128
 """Theil-Sen looks at all pairs of points, so longer series are averaged down to at most this many blocks."""
@@ -94,22 +98,20 @@ def _spread_is_nothing(values: np.ndarray) -> bool:
     return bool(np.ptp(values) <= _TINY * max(1.0, float(np.abs(values).max())))
 
 
-def _blocks(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Average down to at most `_TREND_POINTS` blocks. Returns their centres (steps) and means."""
-    length = len(values)
-    steps = np.arange(length, dtype=float)
-    if length <= _TREND_POINTS:
-        return steps, values
-    edges = np.linspace(0, length, _TREND_POINTS + 1).astype(int)
-    counts = np.diff(edges)
-    return np.add.reduceat(steps, edges[:-1]) / counts, np.add.reduceat(values, edges[:-1]) / counts
+def _block_means(values: np.ndarray, most: int) -> np.ndarray:
+    """Average down to at most `most` blocks of nearly equal length."""
+    if len(values) <= most:
+        return values
+    edges = np.linspace(0, len(values), most + 1).astype(int)
+    return np.add.reduceat(values, edges[:-1]) / np.diff(edges)
 
 
 def trend(values: np.ndarray) -> Trend:
     """Measure the monotone trend by the Theil-Sen slope and Spearman's correlation."""
     if _spread_is_nothing(values):
         return Trend(0.0, 0.0, 0.0, 0.0, 1.0)
-    steps, means = _blocks(values)
+    means = _block_means(values, _TREND_POINTS)
+    steps = _block_means(np.arange(len(values), dtype=float), _TREND_POINTS)
     first, second = np.triu_indices(len(means), 1)
     slope = float(np.median((means[second] - means[first]) / (steps[second] - steps[first])))
     change = slope * (len(values) - 1)
@@ -263,15 +265,23 @@ class Measured:
 
     @cached_property
     def path(self) -> np.ndarray:
-        """The shape a reader of a plot sees: block means of at most `PATH_POINTS` blocks, scaled to run from 0 to 1."""
-        values = self.values
-        if len(values) > PATH_POINTS:
-            edges = np.linspace(0, len(values), PATH_POINTS + 1).astype(int)
-            values = np.add.reduceat(values, edges[:-1]) / np.diff(edges)
-        low, high = float(values.min()), float(values.max())
-        if self.is_constant or high - low <= _TINY * max(abs(low), abs(high)):
-            return np.zeros(len(values))
-        return (values - low) / (high - low)
+        """The shape a reader of a plot sees: means of at most `PATH_POINTS` blocks, scaled to run from 0 to 1."""
+        low, high = self._path_bounds
+        means = _block_means(self.values, PATH_POINTS)
+        return (means - low) / (high - low) if high > low else np.zeros(len(means))
+
+    @cached_property
+    def coarse_path(self) -> np.ndarray:
+        """The course without its ripples: means of at most `COARSE_POINTS` blocks, on the scale of `path`."""
+        low, high = self._path_bounds
+        means = _block_means(self.values, COARSE_POINTS)
+        return (means - low) / (high - low) if high > low else np.zeros(len(means))
+
+    @cached_property
+    def _path_bounds(self) -> tuple[float, float]:
+        means = _block_means(self.values, PATH_POINTS)
+        low, high = float(means.min()), float(means.max())
+        return (low, high) if not self.is_constant and high - low > _TINY * max(abs(low), abs(high)) else (0.0, 0.0)
 
     @cached_property
     def trend(self) -> Trend:
