@@ -19,8 +19,9 @@ from typing import Any
 from maxent_ts.errors import DataError, RewardError
 from maxent_ts.rewards.base import Evidence
 from maxent_ts.rewards.measure import measure
+from maxent_ts.rewards.reader import read
 from maxent_ts.rewards.scene import Scene
-from maxent_ts.rewards.statements import Statement, read
+from maxent_ts.rewards.statements import Statement
 from maxent_ts.rewards.truth import judge
 
 __all__ = ["FULL_COVERAGE", "Claims", "Judgement", "judge_text"]

@@ -17,7 +17,8 @@ class Place:
     low: float = 0.0
     high: float = 1.0
     relation: str = "whole"
-    """`whole`; `in` a part; `from` a part on; `until` a part; `across` from one part to another; `at` one point."""
+    """`whole`; `in` a part; `from` a part on; `until` a part; `across` from one part to another; `at` one point; `opening` or
+    `closing`, before or after a point that the text does not name."""
     explicit: bool = False
     """Whether the text says so, or the whole is meant because it says nothing."""
 
