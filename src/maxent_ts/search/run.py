@@ -356,10 +356,11 @@ class _Live:
     def _affordable(self, num: int, length: int, reserved: int, reserved_rollouts: int) -> int:
         """How many of `num` rollouts fit if each becomes as long as it can."""
         budget, usage = self.job.budget, self.usage
-        if num == AS_MANY_AS_AFFORDABLE and budget.generated_tokens is None and budget.rollouts is None:
-            if budget.seconds is None:
+        if budget.generated_tokens is None and budget.rollouts is None:
+            if budget.seconds is not None:
+                num = min(num, ROLLOUTS_BETWEEN_LOOKS_AT_THE_CLOCK)
+            elif num == AS_MANY_AS_AFFORDABLE:
                 raise SettingError("The search has no end: give num_rollouts, or a budget in generated tokens or seconds.")
-            num = ROLLOUTS_BETWEEN_LOOKS_AT_THE_CLOCK
         if budget.seconds is not None and usage.rollouts > 0 and time.perf_counter() - self._started > budget.seconds:
             return 0
         if budget.generated_tokens is not None:
@@ -378,7 +379,7 @@ class _Live:
                         self.fail(EngineError("The engine returned a log-probability that is not finite for a token it drew."))
                     self.usage.rollouts += 1
                     self.usage.generated_tokens += len(rollout.tokens)
-                    self._cost_at[one.prefix + rollout.tokens] = self.usage.generated_tokens
+                    self._cost_at.setdefault(one.prefix + rollout.tokens, self.usage.generated_tokens)
             elif isinstance(answer, TopTokens):
                 self.usage.generated_tokens += len(answer.tokens) > 0
         self._value = tuple(self._answers) if isinstance(self.request, Parallel) else self._answers[0]

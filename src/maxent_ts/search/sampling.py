@@ -108,8 +108,8 @@ def _draws(num_rollouts: int | None) -> Generator[Any, Any, tuple[tuple[Completi
     """N scored draws from p as distinct completions with their counts; each distinct one is scored once."""
     drawn: dict[Tokens, Completion] = {}
     counts: Counter[Tokens] = Counter()
-    while (num_left := (num_rollouts or AS_MANY_AS_AFFORDABLE) - counts.total()) > 0:
-        completions = yield from _roll_out(num_left)
+    while num_rollouts is None or counts.total() < num_rollouts:
+        completions = yield from _roll_out(AS_MANY_AS_AFFORDABLE if num_rollouts is None else num_rollouts - counts.total())
         if not completions:
             break
         for one in completions:

@@ -1,0 +1,200 @@
+"""The driver: budgets, isolation of searches, and what happens when something fails."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import numpy as np
+import pytest
+
+from maxent_ts.engines.table import TableEngine
+from maxent_ts.errors import EngineError, MaxentError, PromptError, RewardError, SettingError
+from maxent_ts.search.base import AS_MANY_AS_AFFORDABLE, Rollouts
+from maxent_ts.search.maxent import maxent, maxent_sample
+from maxent_ts.search.run import Event, SearchJob, run_searches
+from maxent_ts.search.sampling import best_of_n, majority_vote
+from maxent_ts.types import Budget, Outcome, Policy
+from tests.conftest import TokenReward, additive_reward, run_one
+
+
+def jobs_of(prompts, method=maxent, budget=None, seed=0, **options):
+    return [
+        SearchJob(f"item {i}", prompt, Policy(max_new_tokens=4), method, 1.0, budget or Budget(rollouts=8), (seed, i), **options)
+        for i, prompt in enumerate(prompts)
+    ]
+
+
+@pytest.mark.parametrize("num_tokens", [4, 7, 23, 150])
+@pytest.mark.parametrize("method", [maxent, maxent_sample, best_of_n])
+def test_the_budget_in_generated_tokens_is_never_exceeded_and_nearly_used(table_engine, method, num_tokens):
+    """Reservations that are forgotten overshoot; ones that are never returned stop early."""
+    result = run_one(table_engine, additive_reward(4, 4, 0), method, budget=Budget(generated_tokens=num_tokens))
+    assert result.usage.generated_tokens <= num_tokens
+    everything_seen = result.outcome.info.get("unseen_mass") == 0.0
+    assert everything_seen or result.usage.generated_tokens > num_tokens - 4
+
+
+def test_a_budget_below_one_completion_is_refused(table_engine):
+    """Nothing could be returned."""
+    with pytest.raises(SettingError, match="does not cover one completion"):
+        run_one(table_engine, additive_reward(4, 4, 0), best_of_n, budget=Budget(generated_tokens=3))
+
+
+def test_a_search_without_any_end_is_refused(table_engine):
+    """best_of_n without N and without a budget would never return."""
+    with pytest.raises(SettingError, match="no end"):
+        run_one(table_engine, additive_reward(4, 4, 0), best_of_n, budget=Budget())
+
+
+def test_wall_time_alone_ends_a_search(table_engine):
+    """The clock is looked at between batches, and the first batch always runs."""
+    result = run_one(table_engine, additive_reward(4, 4, 0), best_of_n, budget=Budget(seconds=0.05))
+    assert result.usage.rollouts >= 1
+    assert result.usage.seconds < 5
+
+
+def test_usage_is_counted_by_the_driver(table_engine):
+    """Tokens, rollouts and reward calls must equal what the outcome shows."""
+    result = run_one(table_engine, additive_reward(4, 4, 0), partial(best_of_n), budget=Budget(rollouts=12))
+    assert result.usage.rollouts == 12
+    assert result.usage.reward_calls == len(result.outcome.completions)
+    costs = [cost for cost, _ in result.trajectory]
+    bests = [best for _, best in result.trajectory]
+    assert costs == sorted(costs)
+    assert bests == sorted(bests)
+    assert costs[-1] <= result.usage.generated_tokens
+    assert bests[-1] == result.outcome.best.reward
+
+
+@pytest.mark.parametrize("method", [maxent, maxent_sample, best_of_n])
+def test_sixty_four_searches_together_equal_sixty_four_alone(method):
+    """Bit for bit: a stream that depends on slots, order or batch-mates breaks this."""
+    reward = additive_reward(4, 4, 1)
+    prompts = [(i % 3, i % 4) for i in range(64)]
+    engine = TableEngine.random(num_tokens=4, seed=2)
+    together = {one.job.id: one for one in run_searches(jobs_of(prompts, method), engine, reward, max_concurrent=64)}
+    for job in jobs_of(prompts, method):
+        (alone,) = run_searches([job], TableEngine.random(num_tokens=4, seed=2), reward)
+        mate = together[job.id]
+        assert alone.outcome.completions == mate.outcome.completions
+        assert alone.outcome.weights == mate.outcome.weights
+        assert alone.outcome.chosen == mate.outcome.chosen
+        assert alone.trajectory == mate.trajectory
+
+
+def test_the_seed_decides(table_engine):
+    """Same seed, same result; another seed, another."""
+    reward = additive_reward(4, 4, 1)
+    runs = [run_one(table_engine, reward, maxent_sample, seed=seed).outcome.completions for seed in (1, 1, 2)]
+    assert runs[0] == runs[1] != runs[2]
+
+
+def failing(kind):
+    def function(tokens):
+        if kind == "raises":
+            raise ZeroDivisionError("by the user")
+        return {"nan": math.nan, "inf": math.inf, "none": None}[kind]
+
+    return function
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"), [("nan", RewardError), ("inf", RewardError), ("none", RewardError), ("raises", ZeroDivisionError)]
+)
+def test_a_reward_that_fails_for_one_item_fails_that_item_alone(table_engine, kind, error):
+    """Rewards are called for many searches at once; the fault must find its owner."""
+    good = additive_reward(4, 4, 0)
+
+    class Picky(TokenReward):
+        def __call__(self, *, completion_ids, item, **columns):
+            bad = failing(kind)
+            return [
+                bad(ids) if name == "bad" else good.function(tuple(ids)) for ids, name in zip(completion_ids, item, strict=True)
+            ]
+
+    jobs = [
+        SearchJob(name, (0,), Policy(4), maxent, 1.0, Budget(rollouts=5), (0, i), {"item": name})
+        for i, name in enumerate(["good", "bad", "fine"])
+    ]
+    results = {one.job.id: one for one in run_searches(jobs, table_engine, Picky(good.function))}
+    assert isinstance(results["bad"].error, error)
+    assert results["bad"].outcome is None
+    assert results["good"].outcome is not None
+    assert results["fine"].outcome is not None
+
+
+def test_a_reward_of_the_wrong_length_is_an_error_that_counts(table_engine):
+    """Values that do not line up with completions would score the wrong ones."""
+
+    class Short(TokenReward):
+        def __call__(self, *, completion_ids, **columns):
+            return [1.0]
+
+    with pytest.raises(RewardError, match="one value per completion"):
+        run_one(table_engine, Short(lambda tokens: 1.0), best_of_n)
+
+
+def test_a_bad_prompt_fails_its_item_alone(table_engine):
+    """An empty prompt among good ones."""
+    results = {one.job.id: one for one in run_searches(jobs_of([(0,), (), (1,)]), table_engine, additive_reward(4, 4, 0))}
+    assert isinstance(results["item 1"].error, PromptError)
+    assert results["item 0"].error is None
+    assert results["item 2"].error is None
+
+
+def test_numbers_that_are_not_finite_in_the_model_fail_the_item_alone():
+    """A model may break on one prompt only."""
+
+    def probabilities(tokens):
+        return np.array([np.nan, 1.0]) if tokens[0] == 1 else np.array([0.5, 0.5])
+
+    engine = TableEngine(probabilities, "ab")
+    results = {one.job.id: one for one in run_searches(jobs_of([(0,), (1,)]), engine, TokenReward(lambda tokens: 0.0))}
+    assert isinstance(results["item 1"].error, EngineError)
+    assert results["item 0"].error is None
+
+
+def test_a_method_with_a_bug_fails_its_item_and_keeps_the_traceback(table_engine):
+    """The driver must not lose the other searches, nor the place of the bug."""
+
+    def broken(rng, target):
+        yield Rollouts(num=1)
+        raise KeyError("bug")
+
+    def fine(rng, target):
+        branch = yield Rollouts(num=1)
+        assert branch.rollouts
+        return Outcome((), (), ())
+
+    jobs = [
+        SearchJob("broken", (0,), Policy(4), broken, 1.0, Budget(rollouts=1)),
+        SearchJob("fine", (0,), Policy(4), fine, 1.0, Budget(rollouts=1)),
+    ]
+    results = {one.job.id: one for one in run_searches(jobs, table_engine, TokenReward(lambda tokens: 0.0))}
+    assert isinstance(results["broken"].error, KeyError)
+    assert results["broken"].error.__traceback__ is not None
+    assert results["fine"].error is None
+
+
+def test_a_vote_without_answers_to_read_is_refused(table_engine):
+    """Free text has no vote."""
+    with pytest.raises(MaxentError, match="votes on final answers"):
+        run_one(table_engine, TokenReward(lambda tokens: 0.0), majority_vote)
+
+
+def test_events_report_progress_and_the_generator_can_be_left(table_engine):
+    """A caller that stops reading must not leave generators or contexts behind."""
+    events: list[Event] = []
+    results = run_searches(jobs_of([(0,)] * 10), table_engine, additive_reward(4, 4, 0), max_concurrent=3, on_event=events.append)
+    next(results)
+    results.close()
+    assert any(event.kind == "finished" for event in events)
+    assert max(event.live for event in events) <= 3
+    assert not table_engine.step()
+
+
+def test_as_many_as_affordable_means_the_budget(table_engine):
+    """The sentinel must never reach an engine."""
+    result = run_one(table_engine, TokenReward(lambda tokens: 0.0), best_of_n, budget=Budget(rollouts=37))
+    assert result.usage.rollouts == 37 < AS_MANY_AS_AFFORDABLE
