@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from maxent_ts.rewards.places import WHOLE, Place, find_places
 from maxent_ts.rewards.statements import Statement
 from maxent_ts.rewards.words import Word
@@ -13,6 +15,14 @@ _NEGATION_REACH = 4
 
 _STRENGTH_REACH = 4
 """How many words an adjective may stand from what it describes."""
+
+_OTHER_UNITS = frozenset(
+    {"%", "minute", "minutes", "hour", "hours", "day", "days", "week", "weeks", "month", "months", "year", "years"}
+)
+_SECONDS = frozenset({"second", "seconds", "s"})
+
+_SPEED = re.compile(r"quick|fast|rapid|sudden|slow|steep|abrupt|sharp")
+"""Adjectives that say how fast something happens, not how much."""
 
 OPENING = Place(0.0, 1.0, "opening", explicit=True)
 """Where the first of two courses is: up to some point."""
@@ -74,7 +84,7 @@ class ClauseReader:
         near = [
             (abs(index - at), word.value)
             for index, word in enumerate(self.words)
-            if word.kind == "strength" and abs(index - at) <= _STRENGTH_REACH
+            if word.kind == "strength" and abs(index - at) <= _STRENGTH_REACH and not _SPEED.match(word.text)
         ]
         return min(near)[1] if near else ""
 
@@ -135,8 +145,9 @@ class ClauseReader:
             preceding = self.kinds[max(index - 3, 0) : index]
             if following is not None and following.kind == "hertz":
                 found.append(self._make("number", "frequency", index, number=word))
-            elif following is not None and following.text in ("second", "seconds", "s") and self._has("rhythm"):
-                found.append(self._make("number", "period in seconds", index, number=word))
+            elif following is not None and following.text in _SECONDS:
+                if self._has("rhythm"):
+                    found.append(self._make("number", "period in seconds", index, number=word))
             elif "every" in preceding or (self._has("rhythm") and not self._has("statistic", "extreme", "frequency")):
                 found.append(self._make("number", "period", index, number=word))
             elif following is not None and following.kind in ("extreme", "spike", "step", "direction"):
@@ -150,8 +161,8 @@ class ClauseReader:
         return found
 
     def _is_other(self, index: int) -> bool:
-        """Whether a number is no value of the series: a percentage or a year."""
-        if index + 1 < len(self.words) and self.words[index + 1].text == "%":
+        """Whether a number is no value of the series: a percentage, a duration or a year."""
+        if index + 1 < len(self.words) and self.words[index + 1].text in _OTHER_UNITS:
             return True
         word = self.words[index]
         is_year = word.number == int(word.number) and 1800 <= word.number <= 2100
@@ -238,7 +249,7 @@ class ClauseReader:
         if self._negated(at):
             # "without much variation" says low, as "without variation" does.
             return [self._make("spread", "weak", at, place=place, negated=False)] if strength != "weak" else []
-        if not strength and self._has("steady", "flat"):
+        if not strength and any(word.kind in ("steady", "flat") and not word.text.startswith("consist") for word in self.words):
             strength = "weak"
         return [self._make("spread", strength, at, place=place)] if strength else []
 
@@ -263,9 +274,15 @@ class ClauseReader:
             at, kind, value = events[0]
             stated = [place for index, place in places if not (self.words[index].text in _VERBS and len(places) > 1)]
             negated = False if kind == "no trend" else None
+            if kind == "extreme" and not stated and self._negated(at):
+                # "without pronounced peaks" leaves open how high a peak would be pronounced.
+                return found
             for place in stated or [WHOLE]:
                 found.append(self._make(kind, value, at, place=place, negated=negated))
             return found
+        if len(places) == 1 and len(events) == 2 and events[0][1] == "trend" and events[1][1] == "extreme":
+            # "rises to a peak in the middle": the place is the peak's.
+            events = events[1:]
         courses = [event for event in events if event[1] in ("trend", "flat")]
         if not places and len(courses) == len(events) == 2:
             reverse = "from" in self.kinds[events[0][0] : events[1][0]]
@@ -273,6 +290,8 @@ class ClauseReader:
                 found.append(self._make(kind, value, at, place=place))
             return found
         for at, kind, value in events:
+            if kind == "extreme" and not places and self._negated(at):
+                continue
             after = [place for index, place in places if index > at]
             place = after[0] if after else (places[-1][1] if places else WHOLE)
             found.append(self._make(kind, value, at, place=place))
@@ -292,6 +311,8 @@ class ClauseReader:
                 events.append((index, "trend", word.value))
             elif word.kind == "flat" or (word.kind == "level" and index + 1 < len(self.words) and self.kinds[index + 1] == "off"):
                 events.append((index, "flat", ""))
+            elif word.kind == "extreme" and index + 1 < len(self.words) and self.kinds[index + 1] == "statistic":
+                continue
             elif word.kind == "extreme":
                 definite = index > 0 and self.words[index - 1].text == "the"
                 numbered = "number" in self.kinds[index + 1 : index + 4]

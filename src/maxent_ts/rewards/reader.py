@@ -12,12 +12,19 @@ from dataclasses import replace
 from functools import lru_cache
 
 from maxent_ts.rewards.clause import CLOSING, OPENING, ClauseReader
+from maxent_ts.rewards.places import Place
 from maxent_ts.rewards.statements import Statement
 from maxent_ts.rewards.words import clauses, split_words
 
 __all__ = ["read"]
 
 _ANSWER = re.compile(r"\banswer\s*:", re.IGNORECASE)
+
+_NOT_ASSERTED = re.compile(
+    r"\b(?:would|might|could|may|if|unlike|rather than|instead of|as opposed to|associated with|typical of|characteristic of)\b.*",
+    re.IGNORECASE | re.DOTALL,
+)
+"""What a sentence only considers, from such a word to its end."""
 
 _SENTENCE = re.compile(r"(?:[^.!?;\n]|[.](?=\d))+")
 
@@ -46,19 +53,33 @@ def _read_sentence(sentence: str, names: tuple[str, ...], length: int) -> tuple[
     statements: list[Statement] = []
     named: tuple[int, ...] = ()
     before: list[Statement] = []
-    for words in clauses(split_words(sentence, names)):
+    for words in clauses(split_words(_NOT_ASSERTED.sub("", sentence), names)):
         reader = ClauseReader(words, length, named, len(names))
         named = reader.series
         found = reader.statements()
-        if before and found and _is_bare_course(before[-1]) and _is_bare_course(found[0]) and found[0].value != before[-1].value:
-            # "rises and then falls": the first course comes before the second.
-            if statements[-1].place.relation == "whole":
-                statements[-1] = replace(statements[-1], place=OPENING)
-            found[0] = replace(found[0], place=CLOSING)
+        if before and found:
+            _put_in_order(statements, found)
         statements.extend(found)
         before = found
     return tuple(statements)
 
 
-def _is_bare_course(statement: Statement) -> bool:
-    return statement.kind in ("trend", "flat") and (statement.place.relation == "closing" or not statement.place.explicit)
+def _put_in_order(statements: list[Statement], found: list[Statement]) -> None:
+    """Give a course without a place the one that follows the course before it: "rises and then falls"."""
+    earlier, later = statements[-1], found[0]
+    if (
+        not (_is_course(earlier) and _is_course(later))
+        or later.place.explicit
+        or (earlier.kind, earlier.value) == (later.kind, later.value)
+    ):
+        return
+    if earlier.place.relation in ("whole", "closing"):
+        if not earlier.place.explicit:
+            statements[-1] = replace(earlier, place=OPENING)
+        found[0] = replace(later, place=CLOSING)
+    elif earlier.place.high < 0.9:
+        found[0] = replace(later, place=Place(earlier.place.high, 1.0, "from", explicit=True))
+
+
+def _is_course(statement: Statement) -> bool:
+    return statement.kind in ("trend", "flat")

@@ -80,6 +80,8 @@ def _says_something(words: Sequence[Word]) -> bool:
         not kinds.isdisjoint(_PREDICATES)
         or ("name" in kinds and not kinds.isdisjoint({"rank", "number"}))
         or {"slope", "not"} <= kinds
+        or {"level", "off"} <= kinds
+        or ("part" in kinds and any(word.text in ("high", "low") for word in words))
         or (not kinds.isdisjoint({"stay", "part"}) and not kinds.isdisjoint({"steady", "number", "compare"}))
     )
 
