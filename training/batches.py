@@ -46,14 +46,15 @@ class Batch:
     series: torch.Tensor
     """Shape [number of series, points], in the order in which `is_patch` meets them."""
     predicts: torch.Tensor
-    """Positions (row, column) whose next token is scored, shape [n, 2]."""
+    """Row of each scored token, and its place in that row's answer, shape [n, 2]."""
     targets: torch.Tensor
-    """Their next tokens, shape [n]."""
+    """The scored tokens, shape [n]."""
     weights: torch.Tensor
     labels: torch.Tensor
     """Shape [rows]."""
     prompt_ends: torch.Tensor
     """Column of each row's last prompt position."""
+    longest_answer: int
 
 
 class Sampler:
@@ -129,7 +130,7 @@ def collate(model: SoftPromptModel, samples: Sequence[Sample], *, answer_weight:
         written, answer = encode_answer(tokenizer, sample.text)
         ends.append(len(ids) - 1)
         for offset, token in enumerate(written):
-            predicts.append((row, len(ids) - 1 + offset))
+            predicts.append((row, offset))
             targets.append(token)
             weights.append(answer_weight if offset in answer else 1.0)
         rows.append(ids + written[:-1])
@@ -148,6 +149,7 @@ def collate(model: SoftPromptModel, samples: Sequence[Sample], *, answer_weight:
         weights=torch.tensor(weights),
         labels=torch.tensor([sample.label for sample in samples]),
         prompt_ends=torch.tensor(ends),
+        longest_answer=1 + max(offset for _, offset in predicts),
     )
 
 

@@ -14,16 +14,18 @@ import argparse
 import ctypes
 import json
 import math
+import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import distributed, multiprocessing, nn
 from torch.nn import functional
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from batches import Batch, Sampler, collate
+from forward import answer_states
 from maxent_ts.models.softprompt import EncoderConfig, SoftPromptModel
 from maxent_ts.tasks.opentslm import HAR_LABELS
 from tokenizer import train_tokenizer
@@ -88,14 +90,9 @@ class Learner(nn.Module):
 
     def forward(self, batch: Batch, *, auxiliary_weight: float) -> tuple[torch.Tensor, dict[str, float]]:
         """Return the loss and its parts."""
-        language_model = self.model.language_model
-        embeddings = language_model.get_input_embeddings()
         patches = self.model.encoder(batch.series)
-        rows = embeddings(batch.ids).masked_scatter(batch.is_patch[..., None], self.model.projector(patches))
-        past = language_model.model(input_ids=batch.head[None], use_cache=True).past_key_values
-        past.batch_repeat_interleave(len(batch.ids))
-        hidden = language_model.model(inputs_embeds=rows, past_key_values=past).last_hidden_state
-        logits = language_model.lm_head(hidden[batch.predicts[:, 0], batch.predicts[:, 1]])
+        states = answer_states(self.model, batch, patches)
+        logits = self.model.language_model.lm_head(states[batch.predicts[:, 0], batch.predicts[:, 1]])
         losses = functional.cross_entropy(logits, batch.targets, reduction="none")
         loss = (losses * batch.weights).sum() / batch.weights.sum()
         parts = {"text": losses[batch.weights == 1].mean().item()}
@@ -104,9 +101,8 @@ class Learner(nn.Module):
             parts["label"] = losses[is_label].mean().item()
             parts["accuracy"] = (logits[is_label].argmax(-1) == batch.targets[is_label]).float().mean().item()
             pooled = patches.mean(1).reshape(len(batch.ids), -1)
-            ends = hidden[torch.arange(len(hidden)), batch.prompt_ends]
             by_encoder = functional.cross_entropy(self.from_encoder(pooled), batch.labels)
-            by_prompt = functional.cross_entropy(self.from_prompt(ends), batch.labels)
+            by_prompt = functional.cross_entropy(self.from_prompt(states[:, 0]), batch.labels)
             parts |= {"encoder": by_encoder.item(), "prompt": by_prompt.item()}
             loss = loss + auxiliary_weight * (by_encoder + by_prompt)
         return loss, parts
@@ -120,59 +116,78 @@ def keep_memory() -> None:
             libc.mallopt(parameter, value)
 
 
-def train(args: argparse.Namespace) -> None:
-    """Run the recipe and write the model directory."""
+def train(rank: int, args: argparse.Namespace) -> None:
+    """Run the recipe and write the model directory. Every worker trains on samples of its own; gradients are averaged."""
     keep_memory()
-    torch.set_num_threads(args.threads)
+    torch.set_num_threads(1)
     torch.manual_seed(args.seed)
-    sampler = Sampler(args.shared, all_subjects=args.all_subjects, strength=args.augment, seed=args.seed)
-    model = build_model(sampler, args)
-    learner = Learner(model)
-    learner.train()
-    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(model.tokenizer)} tokens", flush=True)
-    warm_up_encoder(model, sampler, steps=args.encoder_steps, batch_size=64, lr=1e-3)
-    decayed = [p for p in learner.parameters() if p.ndim >= 2]
-    others = [p for p in learner.parameters() if p.ndim < 2]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}], lr=args.lr, betas=(0.9, 0.98)
-    )
-    average = {name: value.detach().clone() for name, value in model.named_parameters()}
-    running: dict[str, float] = {}
+    distributed.init_process_group("gloo", init_method=f"file://{args.meeting}", rank=rank, world_size=args.workers)
     started = time.monotonic()
+    # The first stream is the same for all workers: tokenizer, initial weights and encoder come out equal everywhere.
+    model = build_model(Sampler(args.shared, all_subjects=args.all_subjects, strength=args.augment, seed=args.seed), args)
+    sampler = Sampler(args.shared, all_subjects=args.all_subjects, strength=args.augment, seed=[args.seed, rank])
+    learner = Learner(model).train()
+    warm_up_encoder(model, sampler, steps=args.encoder_steps, batch_size=64 // args.workers, lr=1e-3, average=average_gradients)
+    if rank == 0:
+        print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(model.tokenizer)} tokens", flush=True)
+    matrices = [p for p in learner.parameters() if p.ndim >= 2]
+    vectors = [p for p in learner.parameters() if p.ndim < 2]
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}], lr=args.lr, betas=(0.9, 0.98)
+    )
+    averaged = {name: value.detach().clone() for name, value in model.named_parameters()}
+    running: dict[str, float] = {}
+    num_rows = args.batch_size // args.workers
     for step in range(args.steps):
         for group in optimizer.param_groups:
             group["lr"] = args.lr * schedule(step, args.steps)
         captions = step % args.caption_every == args.caption_every - 1
-        samples = sampler.caption_samples(args.batch_size) if captions else sampler.har_samples(args.batch_size)
+        samples = sampler.caption_samples(num_rows) if captions else sampler.har_samples(num_rows)
         loss, parts = learner(collate(model, samples, answer_weight=args.answer_weight), auxiliary_weight=args.auxiliary)
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         loss.backward()
+        average_gradients(list(learner.parameters()))
         nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
         optimizer.step()
         decay = min(0.99, (step + 1) / (step + 10))
         with torch.no_grad():
             for name, value in model.named_parameters():
-                average[name].lerp_(value, 1 - decay)
+                averaged[name].lerp_(value, 1 - decay)
         for name, value in parts.items():
             name = f"caption {name}" if captions else name
             running[name] = value if name not in running else 0.95 * running[name] + 0.05 * value
-        if step % 25 == 24:
-            print(
-                step + 1,
-                f"{time.monotonic() - started:.0f}s",
-                {name: round(value, 3) for name, value in running.items()},
-                flush=True,
-            )
+        if rank == 0 and step % 25 == 24:
+            shown = {name: round(value, 3) for name, value in running.items()}
+            print(step + 1, f"{time.monotonic() - started:.0f}s", shown, flush=True)
+        if rank == 0 and ((step + 1) % args.save_every == 0 or step + 1 == args.steps):
+            save_averaged(model, averaged, args.output)
+    if rank == 0:
+        settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
+        settings |= {"minutes": round((time.monotonic() - started) / 60, 1), "torch": torch.__version__, "numpy": np.__version__}
+        del settings["meeting"], settings["output"]
+        (args.output / "training.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    distributed.destroy_process_group()
+
+
+def average_gradients(parameters: list[nn.Parameter]) -> None:
+    """Replace gradients by their mean over the workers; a parameter without one counts as zero."""
+    gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+    distributed.all_reduce(flat)
+    flat /= distributed.get_world_size()
+    for parameter, piece in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+        parameter.grad = piece.view_as(parameter)
+
+
+def save_averaged(model: SoftPromptModel, averaged: dict[str, torch.Tensor], output: Path) -> None:
+    """Save the running average of the weights, and go on with the weights themselves."""
+    own = {name: value.detach().clone() for name, value in model.named_parameters()}
     with torch.no_grad():
         for name, value in model.named_parameters():
-            value.copy_(average[name])
-    model.eval()
-    model.save(args.output)
-    settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
-    settings["minutes"] = round((time.monotonic() - started) / 60, 1)
-    settings["torch"] = torch.__version__
-    settings["numpy"] = np.__version__
-    (args.output / "training.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+            value.copy_(averaged[name])
+        model.save(output)
+        for name, value in model.named_parameters():
+            value.copy_(own[name])
 
 
 def schedule(step: int, num_steps: int) -> float:
@@ -190,7 +205,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--all-subjects", action="store_true", help="train on the validation subjects too")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=2, help="processes of one thread each; part of what the seed decides")
+    parser.add_argument("--save-every", type=int, default=100)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--lr", type=float, default=2e-3)
@@ -206,7 +222,10 @@ def main() -> None:
     parser.add_argument("--encoder-steps", type=int, default=600)
     parser.add_argument("--embed-dim", type=int, default=96)
     parser.add_argument("--encoder-layers", type=int, default=3)
-    train(parser.parse_args())
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        args.meeting = Path(folder) / "meeting"
+        multiprocessing.spawn(train, (args,), nprocs=args.workers)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ the start learns to read them sooner.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -40,8 +41,25 @@ def describe(series: torch.Tensor) -> torch.Tensor:
     return torch.cat([torch.log(spectrum + 0.01) / 2 + 2, segments, places, extremes], dim=1)
 
 
-def warm_up_encoder(model: SoftPromptModel, sampler: Sampler, *, steps: int, batch_size: int, lr: float) -> None:
-    """Train the encoder on descriptions and activities, with heads that are thrown away."""
+def warm_up_encoder(
+    model: SoftPromptModel,
+    sampler: Sampler,
+    *,
+    steps: int,
+    batch_size: int,
+    lr: float,
+    average: Callable[[list[nn.Parameter]], None],
+) -> None:
+    """Train the encoder on descriptions and activities, with heads that are thrown away.
+
+    Args:
+        model: whose encoder is trained.
+        sampler: source of windows, series and randomness.
+        steps: number of updates.
+        batch_size: windows or series at each update.
+        lr: peak of the learning rate.
+        average: replaces gradients by their mean over the workers.
+    """
     rng = sampler.rng
     width = model.config.embed_dim
     activity = nn.Linear(3 * width, len(HAR_LABELS))
@@ -72,6 +90,7 @@ def warm_up_encoder(model: SoftPromptModel, sampler: Sampler, *, steps: int, bat
             loss = loss + classified
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        average(parameters)
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         scheduler.step()
