@@ -100,9 +100,7 @@ def main() -> None:
         print(json.dumps({"half": arguments.half, "seed": arguments.seed, "figures": found}, indent=2))
         return
     print(f"{arguments.half} half, {arguments.others} other series per caption, seed {arguments.seed}")
-    print(
-        f"{'subset':10} {'captions':>8} {'coverage':>8} {'AUC':>6} {'AUC all':>7} {'pairs':>6} {'own':>6} {'other':>6}  baseline AUC, coverage"
-    )
+    print(print("subset     captions coverage    AUC AUC all  pairs    own  other  baseline AUC, coverage"))
     for subset, each in found.items():
         auc, coverage = BASELINE[subset]
         print(
