@@ -20,12 +20,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from maxent_ts.errors import SettingError, UnknownNameError
-from maxent_ts.presets import DEFAULT_METHODS, DEFAULT_PRESET, DEMO_TASKS, PRESETS
+from maxent_ts.presets import DEFAULT_METHODS, DEFAULT_PRESET, DEMO_TASKS, EMBEDDED_MODEL, PRESETS
 
-__all__ = ["EMBEDDED_MODEL", "MethodConfig", "RunConfig", "check_settings", "expand_tasks", "make_config", "parse_assignments"]
-
-EMBEDDED_MODEL = "embedded"
-"""The name of the small time-series language model that ships with the package."""
+__all__ = ["MethodConfig", "RunConfig", "check_settings", "expand_tasks", "make_config", "parse_assignments"]
 
 EXECUTION_FIELDS = frozenset({"output_dir", "batch_size", "max_concurrent", "save_trees"})
 """Fields that say how a run is carried out, not what it computes: they may change when a run is continued."""

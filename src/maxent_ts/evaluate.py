@@ -38,7 +38,7 @@ METHODS_THAT_VOTE = frozenset({"majority_vote"})
 class Watcher(Protocol):
     """Told what an evaluation is doing."""
 
-    def started(self, num_items: int, num_finished: int) -> None:
+    def started(self, info: RunInfo, num_items: int, num_finished: int) -> None:
         """There are `num_items` searches; `num_finished` have been recorded by an earlier start."""
         ...
 
@@ -54,7 +54,7 @@ class Watcher(Protocol):
 class Silent:
     """A watcher that says nothing."""
 
-    def started(self, num_items: int, num_finished: int) -> None:
+    def started(self, info: RunInfo, num_items: int, num_finished: int) -> None:
         """Do nothing."""
 
     def event(self, event: Event) -> None:
@@ -134,7 +134,7 @@ def evaluate(
     info = _describe(config, plans, engine)
     with RunDirectory(config.output_dir, info, overwrite=overwrite) as directory:
         directory.write_examples(example_record(one.task, example) for one in plans for example in one.examples)
-        watcher.started(sum(len(one.examples) * len(one.methods) for one in plans), len(directory.finished))
+        watcher.started(info, sum(len(one.examples) * len(one.methods) for one in plans), len(directory.finished))
         for one in plans:
             _run_task(one, config, engine, directory, watcher)
         directory.write_summary(summarize(read_run(config.output_dir)))

@@ -13,10 +13,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from maxent_ts.config import EMBEDDED_MODEL, MethodConfig, RunConfig, check_settings
+from maxent_ts.config import MethodConfig, RunConfig, check_settings
 from maxent_ts.engines.base import Engine
 from maxent_ts.errors import MaxentError, MissingExtraError, ModelError, SettingError, UnknownNameError
 from maxent_ts.generate import shared_settings
+from maxent_ts.presets import EMBEDDED_MODEL
 from maxent_ts.registry import ENGINES, METHODS, TASKS, load
 from maxent_ts.search.base import SearchFactory
 from maxent_ts.tasks.base import Task

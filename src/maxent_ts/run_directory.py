@@ -132,8 +132,12 @@ class RunDirectory:
 
 
 def _identity(info: RunInfo) -> dict[str, Any]:
-    """What must be equal for two starts to be the same run."""
+    """What must be equal for two starts to be the same run.
+
+    The size of the batch may change: who ran out of memory lowers it and goes on.
+    """
     chosen = info.model_dump(mode="json", include={"config", "engine", "rewards", "data", "format"})
+    chosen["engine"].pop("max_batch_size", None)
     return {**chosen, "maxent_ts": info.versions.get("maxent-ts")}
 
 

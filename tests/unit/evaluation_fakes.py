@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from maxent_ts.engines.table import TableEngine
 from maxent_ts.tasks.base import Example
+from maxent_ts.types import SeriesSegment, TimeSeriesPrompt
 
 NUM_ITEMS = 12
 
@@ -75,3 +78,46 @@ class SlowTable(TableEngine):
 
 def make_engine(model: str, *, dtype: str, device: str) -> TableEngine:
     return SlowTable.random(num_tokens=6, concentration=0.5)
+
+
+class TextTask(LetterTask):
+    """Prompts as text, for engines with a tokenizer."""
+
+    name = "texts"
+
+    def examples(self, *, data_dir: Path | None = None, limit: int | None = None, seed: int = 0) -> list[Example]:
+        prompts = [f"{first}{second} " for first in "abcd" for second in "xyz"]
+        return [Example(f"text/{prompt}", prompt, {"labels": self.labels}, "ab"[len(prompt) % 2], "x") for prompt in prompts][
+            :limit
+        ]
+
+
+class BadPrompts(TextTask):
+    """One prompt that works between three that cannot."""
+
+    name = "bad"
+
+    def examples(self, *, data_dir: Path | None = None, limit: int | None = None, seed: int = 0) -> list[Example]:
+        series = TimeSeriesPrompt("look", (SeriesSegment("series", (0.0, 1.0, 2.0, 3.0)),), "now")
+        prompts = {"good": "abc", "empty": "", "long": "a" * 500, "series": series}
+        return [Example(name, prompt, {"labels": self.labels}, "a", "x") for name, prompt in prompts.items()]
+
+
+class ConstantSeries(LetterTask):
+    """A series without variation, and one of two points, for rewards that measure."""
+
+    name = "constant"
+    rewards: Mapping[str, float] = {"claims": 0.5, "format": 0.5}
+
+    def examples(self, *, data_dir: Path | None = None, limit: int | None = None, seed: int = 0) -> list[Example]:
+        items = super().examples()[:2]
+        columns = {"series_names": ["level"], "labels": self.labels}
+        return [replace(item, inputs={"series": [[9.81] * size], **columns}) for item, size in zip(items, (32, 4), strict=True)]
+
+
+def is_nan_on_c(prompts: list[Any], completions: list[str], completion_ids: list[list[int]], **columns: list[Any]) -> list[float]:
+    return [math.nan if "c" in text else 1.0 for text in completions]
+
+
+def too_few(prompts: list[Any], completions: list[str], completion_ids: list[list[int]], **columns: list[Any]) -> list[float]:
+    return []

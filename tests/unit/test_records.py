@@ -99,10 +99,11 @@ def test_another_run_in_the_same_directory_is_refused_by_its_first_difference(tm
 
 
 def test_execution_and_hardware_may_change(tmp_path):
-    """Catches a resume that is refused on another machine."""
+    """Catches a resume that is refused on another machine, or with a batch that fits into its memory."""
     with RunDirectory(tmp_path, make_info()) as directory:
         directory.append(make_record())
-    with RunDirectory(tmp_path, make_info(execution={"batch_size": 2}, hardware={"cores": 64})) as directory:
+    engine = {"engine": "table", "max_batch_size": 2}
+    with RunDirectory(tmp_path, make_info(execution={"batch_size": 2}, hardware={"cores": 64}, engine=engine)) as directory:
         assert len(directory.finished) == 1
 
 

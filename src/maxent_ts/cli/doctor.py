@@ -8,11 +8,11 @@ from typing import Any
 
 import typer
 
-from maxent_ts.cli.shared import EXIT_FAILURES, Format, write_json
+from maxent_ts.cli.shared import EXIT_FAILURES, Format, hide_loading_bars, write_json
 from maxent_ts.errors import MaxentError
 from maxent_ts.fingerprint import hardware, versions
 from maxent_ts.loading import embedded_model_path, load_engine, load_task
-from maxent_ts.presets import DEMO_TASKS
+from maxent_ts.presets import DEMO_TASKS, EMBEDDED_MODEL
 
 __all__ = ["examine", "run_doctor"]
 
@@ -79,6 +79,7 @@ def _generate() -> str:
     from maxent_ts.search.run import SearchJob, run_searches
     from maxent_ts.types import Budget, Policy
 
+    hide_loading_bars(EMBEDDED_MODEL)
     config = make_config(tasks=DEMO_TASKS[:1], methods=({"name": "greedy"},), limit=1, num_rollouts=1, max_new_tokens=5)
     (one,) = plan(config)
     job = SearchJob("doctor", one.examples[0].prompt, Policy(5), one.methods[0][1], budget=Budget(5), inputs=one.examples[0].inputs)

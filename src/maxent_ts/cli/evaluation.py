@@ -9,7 +9,7 @@ from typing import Any
 import typer
 
 from maxent_ts.cli.progress import close_watcher, make_watcher
-from maxent_ts.cli.shared import EXIT_FAILURES, EXIT_INTERRUPTED, Format, note, write_json
+from maxent_ts.cli.shared import EXIT_FAILURES, EXIT_INTERRUPTED, Format, hide_loading_bars, note, write_json
 from maxent_ts.cli.tables import print_summary
 from maxent_ts.config import MethodConfig, RunConfig, expand_tasks, make_config, parse_assignments
 from maxent_ts.errors import SettingError
@@ -39,6 +39,7 @@ def run_eval(
     if dry_run:
         _show_plan(config, output_format)
         return
+    hide_loading_bars(config.model)
     watcher = make_watcher(quiet=quiet)
     try:
         run = evaluate(config, watcher=watcher, overwrite=overwrite)

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from maxent_ts.cli.evaluation import parse_weights
-from maxent_ts.cli.shared import Format, write_json
+from maxent_ts.cli.shared import Format, hide_loading_bars, write_json
 from maxent_ts.cli.tables import console
 from maxent_ts.config import MethodConfig, RunConfig, make_config, parse_assignments
 from maxent_ts.errors import SettingError, UnknownNameError
@@ -46,6 +46,7 @@ def run_generate(
     config = make_config(
         tasks=(task_name or "prompt",), methods=(MethodConfig(name=method, settings=assigned),), reward_weights=weights, **values
     )
+    hide_loading_bars(config.model)
     task, example = _example(prompt, task_name, item, config)
     specs = list(config.rewards) or (list(task.rewards) if task else [DEFAULT_REWARD])
     default_weights = list(task.rewards.values()) if task and not config.rewards else [1.0] * len(specs)
@@ -134,7 +135,7 @@ def _print(found: Mapping[str, Any]) -> None:
     for one in found["completions"]:
         reward = "–" if one["reward"] is None else f"{one['reward']:.3f}"
         cut = " [dim](cut at max_new_tokens)[/dim]" if one["finish_reason"] == "length" else ""
-        table.add_row(f"{one['weight']:.3f}", reward, f"{one['logprob']:.2f}", escape(one["text"]) + cut)
+        table.add_row(f"{one['weight']:.3f}", reward, f"{one['logprob']:.2f}", escape(one["text"].strip()) + cut)
     out.print(table)
     usage, info = found["usage"], found["info"]
     out.print(

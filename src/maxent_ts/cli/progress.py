@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 
 from maxent_ts.cli.shared import note
 from maxent_ts.evaluate import Silent, Watcher
-from maxent_ts.records import Record
+from maxent_ts.records import Record, RunInfo
 from maxent_ts.search.run import Event
 
 __all__ = ["close_watcher", "make_watcher"]
@@ -27,11 +27,15 @@ class _Counting(Silent):
         self._started = time.perf_counter()
         self._tokens_of_earlier_tasks = self._tokens = 0
 
-    def started(self, num_items: int, num_finished: int) -> None:
+    def started(self, info: RunInfo, num_items: int, num_finished: int) -> None:
+        shown = [str(info.engine[name]) for name in ("model", "device", "dtype") if info.engine.get(name)]
+        note(f"{info.engine.get('engine', 'engine')}: {', '.join(shown)}" if shown else str(info.engine.get("engine", "")))
         self.num_items, self.num_done, self.num_done_before = num_items, num_finished, num_finished
         self._started = time.perf_counter()
 
     def event(self, event: Event) -> None:
+        if event.kind != "step":  # between two steps some searches are neither live nor counted
+            return
         if event.generated_tokens < self._tokens:  # the driver counts anew for each task
             self._tokens_of_earlier_tasks += self._tokens
         self._tokens = event.generated_tokens
@@ -60,8 +64,8 @@ class _Lines(_Counting):
         super().__init__()
         self._said = time.perf_counter()
 
-    def started(self, num_items: int, num_finished: int) -> None:
-        super().started(num_items, num_finished)
+    def started(self, info: RunInfo, num_items: int, num_finished: int) -> None:
+        super().started(info, num_items, num_finished)
         earlier = f", {num_finished} of them finished earlier" if num_finished else ""
         note(f"{num_items} searches{earlier}")
 
@@ -98,8 +102,8 @@ class _Bar(_Counting):
             transient=True,
         )
 
-    def started(self, num_items: int, num_finished: int) -> None:
-        super().started(num_items, num_finished)
+    def started(self, info: RunInfo, num_items: int, num_finished: int) -> None:
+        super().started(info, num_items, num_finished)
         self._bar = self._progress.add_task("searches", total=num_items, completed=num_finished, pace="")
         self._progress.start()
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import enum
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import typer
 
 from maxent_ts.errors import MaxentError
+from maxent_ts.presets import EMBEDDED_MODEL
 
-__all__ = ["EXIT_FAILURES", "EXIT_INTERRUPTED", "EXIT_USAGE", "Format", "explained", "note", "write_json"]
+__all__ = ["EXIT_FAILURES", "EXIT_INTERRUPTED", "EXIT_USAGE", "Format", "explained", "hide_loading_bars", "note", "write_json"]
 
 EXIT_FAILURES = 1
 EXIT_USAGE = 2
@@ -43,6 +46,12 @@ def note(text: str) -> None:
     """Write a line for people to standard error."""
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
+
+
+def hide_loading_bars(model: str) -> None:
+    """Keep transformers from drawing a bar while it reads weights from disk; a download from the hub keeps its bar."""
+    if model == EMBEDDED_MODEL or Path(model).is_dir():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 def write_json(value: Any) -> None:
