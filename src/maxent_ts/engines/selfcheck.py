@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from maxent_ts.engines.slots import ROW_MULTIPLE, SlotCache, decode, prefill, round_up
+from maxent_ts.engines.slots import FEWEST_KEYS, ROW_MULTIPLE, SlotCache, decode, prefill, round_up
 from maxent_ts.errors import ModelError
 
 __all__ = ["check_decoding", "is_row_independent"]
@@ -85,7 +85,7 @@ def _difference(model: Any) -> float:
     """Largest difference in log-probability between decoding in slots and a plain forward, nats."""
     prompts = _prompts(model)
     entries = [prefill(model, prompt[:-1]) for prompt in prompts]
-    cache = SlotCache(entries[0].key_values, ROW_MULTIPLE, max(LENGTHS) + 2)
+    cache = SlotCache(entries[0].key_values, ROW_MULTIPLE, FEWEST_KEYS)
     for slot, entry in enumerate(entries):
         cache.write(slot, 0, entry.key_values)
     tokens = np.array([int(prompt[-1]) for prompt in prompts] + [0] * (ROW_MULTIPLE - 2), dtype=np.int64)

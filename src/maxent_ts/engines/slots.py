@@ -20,7 +20,7 @@ from transformers.masking_utils import sdpa_mask
 
 from maxent_ts.engines.cache import KeyValues, PromptEntry
 
-__all__ = ["ROW_MULTIPLE", "SlotCache", "decode", "prefill", "round_up"]
+__all__ = ["FEWEST_KEYS", "ROW_MULTIPLE", "SlotCache", "decode", "prefill", "round_up"]
 
 ATTENTION = "maxent_ts_rows"
 ROW_MULTIPLE = 4
@@ -28,6 +28,8 @@ ROW_MULTIPLE = 4
 for MKL, with 1 and 2 threads; `capabilities.deterministic` is measured again on every machine)."""
 LENGTH_MULTIPLE = 16
 """The same for the number of keys: a whole number of vector registers (16 floats in AVX-512)."""
+FEWEST_KEYS = 64
+"""Products of fewer than 400 multiplications take another kernel in torch; with so many keys there are none."""
 
 
 class SlotLayer(CacheLayerMixin):
@@ -129,7 +131,7 @@ class SlotCache(Cache):
         self.rows = torch.arange(len(lengths), device=lengths.device)
         self.positions = lengths.clone()
         self.positions[num_live:] = self.num_positions - 1
-        self.num_used = min(round_up(longest + 1, LENGTH_MULTIPLE), self.num_positions)
+        self.num_used = min(max(round_up(longest + 1, LENGTH_MULTIPLE), FEWEST_KEYS), self.num_positions)
         keys = torch.arange(self.num_used, device=lengths.device)
         dtype = self.buffers[0].dtype
         mask = torch.zeros((len(lengths), self.num_used), dtype=dtype, device=lengths.device)
