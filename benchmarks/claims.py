@@ -100,7 +100,7 @@ def main() -> None:
         print(json.dumps({"half": arguments.half, "seed": arguments.seed, "figures": found}, indent=2))
         return
     print(f"{arguments.half} half, {arguments.others} other series per caption, seed {arguments.seed}")
-    print(print("subset     captions coverage    AUC AUC all  pairs    own  other  baseline AUC, coverage"))
+    print("subset     captions coverage    AUC AUC all  pairs    own  other  baseline AUC, coverage")
     for subset, each in found.items():
         auc, coverage = BASELINE[subset]
         print(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -306,13 +307,7 @@ def _course_fact(series: Measured, rng: np.random.Generator) -> _Fact | None:
         )
         verb, _, direction = _pick(rng, verbs).partition(" ")
         return _Fact(f"{subject} {verb}{ending} {direction + ' ' if direction else ''}{how}", frozenset({"course"}))
-    scene = Scene((series,), ("series",))
-    courses = []
-    for words, low, high in _COURSE_PARTS:
-        for value, verbs in (("up", ("rise", "increase", "climb")), ("down", ("fall", "decrease", "decline"))):
-            verdict = judge(Statement("trend", value, Place(low, high, "in", explicit=True)), scene)
-            if verdict is not None and verdict[0] >= _CERTAIN:
-                courses.append((low, high, f"{_pick(rng, verbs)}{ending} {words}"))
+    courses = [(low, high, f"{_pick(rng, verbs)}{ending} {words}") for low, high, words, verbs in _certain_courses(series)]
     if courses and rng.random() < 0.7:
         first = courses[int(rng.integers(len(courses)))]
         later = [course for course in courses if course[0] >= first[1] - 1e-9]
@@ -328,6 +323,19 @@ def _course_fact(series: Measured, rng: np.random.Generator) -> _Fact | None:
         ]
         return _Fact(_pick(rng, wordings), frozenset({"course"}))
     return None
+
+
+@lru_cache(maxsize=4096)
+def _certain_courses(series: Measured) -> tuple[tuple[float, float, str, tuple[str, ...]], ...]:
+    """Return the parts that rise or fall for certain: their ends, what they are called, and the verbs for what they do."""
+    scene = Scene((series,), ("series",))
+    found = []
+    for words, low, high in _COURSE_PARTS:
+        for value, verbs in (("up", ("rise", "increase", "climb")), ("down", ("fall", "decrease", "decline"))):
+            verdict = judge(Statement("trend", value, Place(low, high, "in", explicit=True)), scene)
+            if verdict is not None and verdict[0] >= _CERTAIN:
+                found.append((low, high, words, verbs))
+    return tuple(found)
 
 
 def _extreme_fact(series: Measured, extreme: str, word: str, rng: np.random.Generator) -> _Fact:

@@ -13,6 +13,9 @@ __all__ = ["CLOSING", "OPENING", "ClauseReader"]
 _NEGATION_REACH = 4
 """How many words a negation may stand before what it negates."""
 
+_QUANTITY_REACH = 12
+"""How many words a number may stand from what it is the value of."""
+
 _STRENGTH_REACH = 4
 """How many words an adjective may stand from what it describes."""
 
@@ -180,7 +183,8 @@ class ClauseReader:
 
     def _quantity(self, index: int) -> str:
         """Return what the number at `index` is the value of, by the nearest word that names a quantity, the one before first."""
-        order = [*range(index - 1, -1, -1), *range(index + 1, len(self.words))]
+        before = range(index - 1, max(index - 1 - _QUANTITY_REACH, -1), -1)
+        order = [*before, *range(index + 1, min(index + 1 + _QUANTITY_REACH, len(self.words)))]
         for at in order:
             word = self.words[at]
             if word.kind == "number" and at > index:
@@ -300,9 +304,9 @@ class ClauseReader:
     def _events(self) -> list[tuple[int, str, str]]:
         """List what happens in the clause: index of the word, kind and value of the statement."""
         events: list[tuple[int, str, str]] = []
-        texts = [word.text for word in self.words]
-        if "ups" in texts or any(texts[index : index + 2] in (["up", "down"], ["down", "up"]) for index in range(len(texts))):
-            return [(texts.index("ups") if "ups" in texts else 0, "rough", "volatile")]
+        texts = [word.text for word in self.words if word.kind != "and"]
+        if "ups" in texts or any({texts[index], texts[index + 1]} == {"up", "down"} for index in range(len(texts) - 1)):
+            return [(0, "rough", "volatile")]
         for index, word in enumerate(self.words):
             if word.kind == "direction":
                 if not (events and events[-1][1:] == ("trend", word.value)):

@@ -29,7 +29,7 @@ _WORDS: tuple[tuple[str, str, str], ...] = (
     (
         "direction",
         "down",
-        r"dec?re?a?s\w*|decres\w*|declin\w+|fall\w*|fell|drop\w*|descen\w+|downwards?|down|downturn|downhill|downtrend|downtick"
+        r"dec?re?a?s\w*|decres\w*|declin\w*|fall\w*|fell|drop\w*|descen\w+|downwards?|down|downturn|downhill|downtrend|downtick"
         r"|reduc\w+|plung\w+|plumm\w+|slid\w+|sink\w*|sank|crash\w*|div(?:es?|ed|ing)|shrink\w*|degrad\w+|los(?:s|es|ing|t)|tumbl\w+"
         r"|slump\w*|lower(?:s|ing|ed)|dwindl\w+|diminish\w*|wan(?:es?|ing)",
     ),

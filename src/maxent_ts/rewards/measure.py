@@ -30,6 +30,7 @@ __all__ = [
     "level_shift",
     "measure",
     "period",
+    "rank_correlation",
     "roughness",
     "spikes",
     "trend",
@@ -106,6 +107,16 @@ def _block_means(values: np.ndarray, most: int) -> np.ndarray:
     return np.add.reduceat(values, edges[:-1]) / np.diff(edges)
 
 
+def rank_correlation(values: np.ndarray) -> float:
+    """Return Spearman's correlation of value and time, -1 to 1; 0 for a constant series."""
+    if _spread_is_nothing(values):
+        return 0.0
+    ranks = stats.rankdata(values)
+    ranks -= ranks.mean()
+    steps = np.arange(len(values)) - (len(values) - 1) / 2.0
+    return float(np.clip(steps @ ranks / math.sqrt((steps @ steps) * (ranks @ ranks)), -1.0, 1.0))
+
+
 def trend(values: np.ndarray) -> Trend:
     """Measure the monotone trend by the Theil-Sen slope and Spearman's correlation."""
     if _spread_is_nothing(values):
@@ -115,10 +126,7 @@ def trend(values: np.ndarray) -> Trend:
     first, second = np.triu_indices(len(means), 1)
     slope = float(np.median((means[second] - means[first]) / (steps[second] - steps[first])))
     change = slope * (len(values) - 1)
-    if _spread_is_nothing(means):
-        return Trend(slope, change, 0.0, 0.0, 1.0)
-    ranks = stats.rankdata(means)
-    correlation = float(np.clip(np.corrcoef(np.arange(len(means)), ranks)[0, 1], -1.0, 1.0))
+    correlation = rank_correlation(means)
     freedom = len(means) - 2
     statistic = abs(correlation) * math.sqrt(freedom / max(1.0 - correlation**2, _TINY))
     strength = float(np.clip(change / np.ptp(values), -1.0, 1.0))

@@ -58,16 +58,21 @@ def find_places(words: Sequence[Word], length: int) -> list[tuple[int, Place]]:
         elif low == high:
             found.append((index, Place(low, high, "at", True)))
         elif link == "from" or (after < len(words) and words[after].kind == "onward"):
-            # "after the middle" begins within the middle, "from the beginning" at it.
-            found.append(
-                (index, Place(low if words[index - 1].text == "from" or low == 0.0 else (low + high) / 2, 1.0, "from", True))
-            )
+            found.append((index, Place(_start(words, index, low, high), 1.0, "from", explicit=True)))
         elif link == "until":
             found.append((index, Place(0.0, high, "until", True)))
         else:
             found.append((index, Place(low, high, "in", True)))
         index = after
     return found
+
+
+def _start(words: Sequence[Word], index: int, low: float, high: float) -> float:
+    """Return where "from" or "after" a part begins: at its middle for the middle, else at its near or far end."""
+    if words[index].value == "middle":
+        return 0.5 * (low + high)
+    is_after = any(word.text in ("after", "following", "past") for word in words[max(index - 3, 0) : index])
+    return high if is_after and high < 1.0 else low
 
 
 def _link(words: Sequence[Word], index: int) -> str:

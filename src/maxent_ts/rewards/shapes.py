@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from maxent_ts.rewards.measure import Measured
+from maxent_ts.rewards.measure import Measured, rank_correlation
 from maxent_ts.rewards.scene import Scene, Verdict, ramp
 from maxent_ts.rewards.statements import Statement
 
@@ -24,6 +24,10 @@ __all__ = [
     "check_spike",
     "check_trend",
 ]
+
+
+_MANY = 12
+"""Points from which on a rank correlation within a part says something."""
 
 
 def _part(path: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -82,7 +86,15 @@ def check_trend(statement: Statement, series: Measured, _: Scene) -> Verdict:
         return ramp(advance, 0.1, 0.8), {"advance_in_ranges": sign * advance}
     low, high = _window(statement)
     advance = _advance(_part(path, low, high))
-    return ramp(advance, 0.0, 0.7), {"advance_in_ranges": sign * advance, "from": low, "to": high}
+    degree = ramp(advance, 0.0, 0.7)
+    measured = {"advance_in_ranges": sign * advance, "from": low, "to": high}
+    values = _part(series.values, low, high)
+    if degree < 1.0 and advance > 0.0 and len(values) >= _MANY:
+        # A gentle but steady rise is a rise too, where there are enough points to tell it from chance.
+        correlation = rank_correlation(values)
+        degree = max(degree, ramp(sign * correlation, 0.5, 0.9) * ramp(advance, 0.0, 0.15))
+        measured["rank_correlation"] = correlation
+    return degree, measured
 
 
 def check_flat(statement: Statement, series: Measured, scene: Scene) -> Verdict:

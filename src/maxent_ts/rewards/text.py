@@ -8,7 +8,7 @@ With labels (`labels` is not empty):
     ended 0.2       The model ended the text itself; 0 where it was cut at the length limit.
     rationale 0.1   Words stand before the sentence of the answer, none of them a label.
     paragraph 0.1   No line break inside.
-    no_loop 0.1     1 while at most 5 % of the runs of four words are repetitions, 0 from 40 %.
+    no_loop 0.1     1 while at most 10 % of the runs of four words are repetitions, 0 from 40 %.
 
 Without labels:
     ended 0.4       As above.
@@ -36,7 +36,7 @@ _WITHOUT_LABELS = {"ended": 0.4, "punctuation": 0.2, "length": 0.2, "no_loop": 0
 
 _REPEATED_ANSWER = 0.3
 _RUN = 4
-_LOOP_FREE, _LOOP = 0.05, 0.4
+_LOOP_FREE, _LOOP = 0.1, 0.4
 _MIN_WORDS, _MAX_WORDS = 6, 160
 
 _ANSWER = "Answer:"

@@ -90,7 +90,7 @@ def clauses(words: list[Word]) -> list[tuple[Word, ...]]:
     """Cut a sentence at commas and conjunctions where both sides say something of their own."""
     pieces: list[list[Word]] = [[]]
     for index, word in enumerate(words):
-        if word.kind in _BREAKS and not _joins_names(words, index):
+        if word.kind in _BREAKS and not _joins_words(words, index):
             pieces.append([])
         else:
             pieces[-1].append(word)
@@ -105,6 +105,9 @@ def clauses(words: list[Word]) -> list[tuple[Word, ...]]:
     return [tuple(piece) for piece in joined]
 
 
-def _joins_names(words: list[Word], index: int) -> bool:
-    """Whether the separator stands between two names, as in "x, y and z axes"."""
-    return 0 < index < len(words) - 1 and words[index - 1].kind == words[index + 1].kind == "name"
+def _joins_words(words: list[Word], index: int) -> bool:
+    """Whether the separator stands between two names or opposites, as in "x, y and z axes" or "up and down"."""
+    if not 0 < index < len(words) - 1:
+        return False
+    before, after = words[index - 1], words[index + 1]
+    return before.kind == after.kind == "name" or {before.text, after.text} == {"up", "down"}
