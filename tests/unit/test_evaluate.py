@@ -109,6 +109,17 @@ def test_another_seed_gives_other_results(reference, tmp_path):
     assert all(one.text == two.text for one, two in pairs if one.method == "greedy")
 
 
+def test_methods_that_draw_alike_draw_the_same_completions_of_an_item(reference):
+    """Catches random streams that differ between methods: paired differences would carry that noise."""
+    by_key = {record.key: record for record in reference.records}
+    for (task, method, example_id), record in by_key.items():
+        if method == "sample":
+            assert record.rewards[0] == by_key[task, "best_of_n", example_id].rewards[0]
+            assert record.text in [one.text for one in by_key[task, "best_of_n", example_id].completions]
+        if method == "majority_vote":
+            assert record.rewards == by_key[task, "best_of_n", example_id].rewards
+
+
 def test_tilt_and_settings_of_one_method_reach_that_method_only(tmp_path):
     """Catches settings that are recorded and not used, or used for all."""
     methods = ({"name": "best_of_n", "settings": {"num_rollouts": "2"}}, {"name": "best_of_n_softmax", "tilt": 0.0})
@@ -181,6 +192,7 @@ def test_a_failure_of_the_engine_in_the_middle_costs_no_item_its_result(referenc
     """Catches an engine's exception that takes the other searches' results with it."""
     run = run_letters(make(tmp_path), engine=FailsOnce.random(num_tokens=6, concentration=0.5))
     assert essence(run) == essence(reference)
+    assert count_lines(run.path / "samples.jsonl") == len(reference.records), "a finished search was run again"
 
 
 def test_failed_items_are_tried_again_and_finished_ones_are_not(reference, tmp_path):

@@ -45,6 +45,16 @@ def test_a_finished_item_is_known_to_the_next_start(tmp_path):
     assert run.info.status == "interrupted"
 
 
+def test_a_record_is_on_disk_before_the_search_goes_on(tmp_path, monkeypatch):
+    """Catches records that a power cut takes from the operating system's cache."""
+    synced = []
+    with RunDirectory(tmp_path, make_info()) as directory:
+        monkeypatch.setattr("os.fsync", lambda handle: synced.append((tmp_path / "samples.jsonl").read_bytes().count(b"\n")))
+        directory.append(make_record("1"))
+        directory.append(make_record("2"))
+    assert synced[:2] == [1, 2]
+
+
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(cut=st.integers(min_value=1, max_value=400))
 def test_a_torn_last_line_is_dropped_and_what_follows_is_whole(tmp_path, cut):
