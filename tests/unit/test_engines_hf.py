@@ -14,7 +14,8 @@ from scipy.stats import chisquare
 from maxent_ts.engines.base import NextTokensJob, RolloutJob
 from maxent_ts.engines.hf import HFEngine
 from maxent_ts.engines.selfcheck import is_row_independent
-from maxent_ts.types import Branch, Embeddings, Policy, TopTokens
+from maxent_ts.models.softprompt import EncoderConfig, SoftPromptModel
+from maxent_ts.types import Branch, Embeddings, Policy, SeriesSegment, TimeSeriesPrompt, TopTokens
 from tests.unit.hf_helpers import (
     EOS,
     VOCABULARY,
@@ -34,10 +35,12 @@ def streams(num: int, *, start: int = 0, example: int = 0) -> tuple[tuple[int, .
     return tuple((1, example, start + i) for i in range(num))
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen3", "gpt2", "mistral"])
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "gpt2", "mistral", "llama-eager"])
 def test_ragged_prompts_side_by_side_equal_full_forwards_one_by_one(kind):
     """Catches masks that are ignored, positions that count padding (GPT-2's are learned), and rows that see each other."""
-    model = tiny_model(kind)
+    model = tiny_model(kind.removesuffix("-eager"))
+    if kind.endswith("-eager"):  # then each slot holds its own copy of the prompt, as on a GPU
+        model.set_attn_implementation("eager")
     engine = HFEngine(model, max_batch_size=6)
     policy = Policy(max_new_tokens=4) if kind == "mistral" else POLICY  # 28 tokens and 4 more fill its window of 32
     contexts = [engine.open(prompt, policy) for prompt in PROMPTS]
@@ -68,10 +71,33 @@ def test_embeddings_equal_the_token_ids_they_come_from():
             assert largest_difference(model, context.inputs, (), rollout, POLICY) < 1e-5
 
 
-@pytest.mark.parametrize("kv_cache_gib", [1.0, 0.0, 2e-5])
-def test_branching_from_prefixes_equals_full_forwards_also_after_eviction(kv_cache_gib):
+def test_time_series_prompts_equal_full_forwards_from_the_embeddings(tmp_path):
+    """Catches a soft-prompt directory loaded as a model of text, and series that are embedded but not attended to."""
+    torch.manual_seed(0)
+    sizes = EncoderConfig(hidden_size=32, embed_dim=16, num_layers=1, num_heads=2, feedforward_dim=16, max_patches=16)
+    source = SoftPromptModel(tiny_model(), tiny_tokenizer(), sizes).eval()
+    source.save(tmp_path)
+    for engine in (HFEngine(source, max_batch_size=4), HFEngine(tmp_path, max_batch_size=4)):
+        assert engine.capabilities.time_series
+        rollouts = {}
+        for values in ((0.5,) * 8, (3.0, -3.0) * 4):
+            context = engine.open(TimeSeriesPrompt("ab", (SeriesSegment("cd", values),), "e"), POLICY)
+            assert context.num_prompt_tokens == 3 + 3 + 2 + 2
+            rollouts[values] = answers(engine, [RolloutJob(context, (), streams(4))])[0].answer.rollouts
+            worst = max(largest_difference(source.language_model, context.inputs, (), one, POLICY) for one in rollouts[values])
+            assert worst < 1e-5
+        first, second = rollouts.values()
+        assert first[0].logprobs[0] != second[0].logprobs[0]
+    assert engine.open("ab", POLICY).num_prompt_tokens == 3
+
+
+@pytest.mark.parametrize(
+    ("attention", "kv_cache_gib"), [("sdpa", 1.0), ("sdpa", 0.0), ("sdpa", 6e-5), ("eager", 1.0), ("eager", 6e-5)]
+)
+def test_branching_from_prefixes_equals_full_forwards_also_after_eviction(attention, kv_cache_gib):
     """Catches segments stitched together wrongly, copies that share memory with a sibling, and evicted keys still in use."""
     model = tiny_model(eos_token_id=None)
+    model.set_attn_implementation(attention)
     policy = Policy(max_new_tokens=20)
     engine = HFEngine(model, max_batch_size=5, kv_cache_gib=kv_cache_gib)
     rng = np.random.default_rng(0)
@@ -143,10 +169,12 @@ def test_siblings_do_not_see_each_other():
     assert max(largest_difference(model, context.inputs, (9, 10), rollout, POLICY) for rollout in done.answer.rollouts) < 1e-5
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "llama-eager"])
 def test_a_stream_gives_the_same_bits_alone_and_among_forty_others(kind):
     """Catches a promise of determinism that the arithmetic does not keep, for any size of batch, padding and eviction."""
-    model = tiny_model(kind, num_positions=256)
+    model = tiny_model(kind.removesuffix("-eager"), num_positions=256)
+    if kind.endswith("-eager"):
+        model.set_attn_implementation("eager")
     policy = Policy(max_new_tokens=12)
 
     def run(max_batch_size: int, num_others: int, kv_cache_gib: float) -> list[Branch]:
@@ -164,13 +192,14 @@ def test_a_stream_gives_the_same_bits_alone_and_among_forty_others(kind):
     assert run(6, 40, 1e-5) == alone
 
 
+@pytest.mark.parametrize("shares_prompts", [True, False])
 @pytest.mark.parametrize("num_threads", [1, 2])
-def test_rows_are_independent_to_the_bit_for_any_number_of_threads(num_threads):
+def test_rows_are_independent_to_the_bit_for_any_number_of_threads(num_threads, shares_prompts):
     """Catches torch's fused CPU kernel, by which a row's bits depend on the thread that it falls to."""
     before = torch.get_num_threads()
     torch.set_num_threads(num_threads)
     try:
-        assert is_row_independent(tiny_model(num_positions=512), 48)
+        assert is_row_independent(tiny_model(num_positions=512), 48, shares_prompts=shares_prompts)
     finally:
         torch.set_num_threads(before)
 

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from maxent_ts.engines.attention import ROW_MULTIPLE, PromptGroup, group_rows, round_up
 from maxent_ts.engines.cache import CacheStats, Piece, PromptEntry
 from maxent_ts.engines.sampler import draw, log_probabilities
-from maxent_ts.engines.slots import ROW_MULTIPLE, SlotCache, decode, round_up
+from maxent_ts.engines.slots import SlotCache, decode
 from maxent_ts.types import Policy, Tokens
 
 __all__ = ["Batch", "Row"]
@@ -44,7 +45,7 @@ class Content:
     """What a slot's keys and values are of, also after its row has left."""
 
     prompt: bytes
-    num_prompt_tokens: int
+    entry: PromptEntry
     tokens: Tokens
 
 
@@ -54,11 +55,15 @@ class Batch:
     Args:
         model: The causal language model.
         max_rows: Most rows at once.
+        shares_prompts: Whether rows share their prompts' keys and values, or each slot holds its own copy.
         stats: Where to count.
     """
 
-    def __init__(self, model: Any, max_rows: int, stats: CacheStats) -> None:
+    def __init__(self, model: Any, max_rows: int, shares_prompts: bool, stats: CacheStats) -> None:
         self.max_rows = max_rows
+        self._shares_prompts = shares_prompts
+        self._groups: list[PromptGroup] | None = None
+        """Of the rows as they are; None when they have changed."""
         self._model = model
         self._stats = stats
         self._cache: SlotCache | None = None
@@ -72,6 +77,8 @@ class Batch:
         self._num_fed = np.zeros(num_slots, dtype=np.int64)
         """Tokens of the continuation whose keys and values are in the slot."""
         self._num_prompt_tokens = np.zeros(num_slots, dtype=np.int64)
+        self._offsets = np.zeros(num_slots, dtype=np.int64)
+        """Where in its slot a row's continuation begins."""
         self._limits = np.zeros(num_slots, dtype=np.int64)
         self.has_stop_strings = np.zeros(num_slots, dtype=bool)
         """Whether the row's policy has any: [slots]."""
@@ -86,11 +93,6 @@ class Batch:
         """Whether another row may join."""
         return sum(row is not None for row in self._rows) < self.max_rows
 
-    @property
-    def num_positions(self) -> int:
-        """Positions that each slot has."""
-        return 0 if self._cache is None else self._cache.num_positions
-
     def add(self, row: Row, prompt: bytes, entry: PromptEntry, pieces: list[Piece]) -> None:
         """Give a row a slot, and fill it as far as keys and values are known.
 
@@ -101,28 +103,31 @@ class Batch:
             pieces: Those of the known beginning of its tokens, the last token left out.
         """
         slot, shared = self._best_slot(prompt, row.tokens)
-        self._ensure(entry, slot + 1, entry.num_tokens + row.policy.max_new_tokens)
+        offset = 0 if self._shares_prompts else entry.num_tokens
+        self._ensure(entry, slot + 1, offset + row.policy.max_new_tokens)
         assert self._cache is not None
         content = self._contents[slot]
         self._contents[slot] = None
-        if content is None or content.prompt != prompt:
-            self._cache.write(slot, 0, entry.key_values)
+        if not self._shares_prompts and (content is None or content.prompt != prompt):
+            self._cache.write(slot, 0, tuple(tensor[:, : entry.num_tokens] for tensor in entry.key_values))
         known = shared
         for piece in pieces:
             if piece.stop > known:
-                self._cache.write(slot, entry.num_tokens + known, piece.key_values(known))
+                self._cache.write(slot, offset + known, piece.key_values(known))
                 known = piece.stop
         self._stats.hit_tokens += known
         self._stats.missed_tokens += len(row.tokens) - known
         self._widen(row.policy.max_new_tokens)
         self._rows[slot] = row
-        self._contents[slot] = Content(prompt, entry.num_tokens, ())
+        self._contents[slot] = Content(prompt, entry, ())
+        self._groups = None
         self._tokens[slot, : len(row.tokens)] = row.tokens
         self._logprobs[slot, len(row.tokens) - len(row.logprobs) : len(row.tokens)] = row.logprobs
         self._numbers[slot, : len(row.numbers)] = row.numbers
         self._num_tokens[slot] = len(row.tokens)
         self._num_fed[slot] = known
         self._num_prompt_tokens[slot] = entry.num_tokens
+        self._offsets[slot] = offset
         self._limits[slot] = row.policy.max_new_tokens
         self.has_stop_strings[slot] = bool(row.policy.stop_strings)
         row.num_forwarded -= known
@@ -138,9 +143,18 @@ class Batch:
         assert self._cache is not None
         num_live = len(self.rows)
         num_rows = min(round_up(num_live, ROW_MULTIPLE), self._cache.num_slots)
-        slots = np.arange(num_rows)
-        tokens = self._tokens[slots, self._num_fed[:num_rows]]
-        logits = decode(self._model, self._cache, tokens, (self._num_prompt_tokens + self._num_fed)[:num_rows], num_live)
+        if self._shares_prompts and self._groups is None:
+            self._groups = group_rows([content.entry for content in self._contents[:num_live] if content is not None])
+        num_fed = self._num_fed[:num_rows]
+        logits = decode(
+            self._model,
+            self._cache,
+            tokens=self._tokens[np.arange(num_rows), num_fed],
+            lengths=self._offsets[:num_rows] + num_fed,
+            positions=self._num_prompt_tokens[:num_rows] + num_fed,
+            groups=self._groups or (),
+            num_live=num_live,
+        )
         self._stats.model_calls += 1
         self._stats.decode_tokens += num_live
         self._num_fed[:num_live] += 1
@@ -223,15 +237,15 @@ class Batch:
             self._cache.wipe(slot)
             self._contents[slot] = None
         self._rows[slot] = None
-        self._num_fed[slot] = self._num_tokens[slot] = self._num_prompt_tokens[slot] = 0
+        self._groups = None
+        self._num_fed[slot] = self._num_tokens[slot] = self._num_prompt_tokens[slot] = self._offsets[slot] = 0
         return row
 
     def read(self, slot: int, start: int, stop: int) -> tuple[torch.Tensor, ...]:
-        """Return own copies of the keys and values of the continuation in a slot, from one token up to another."""
-        content = self._contents[slot]
-        assert content is not None
+        """Return own copies of the keys and values of the row in a slot, from one token of its continuation up to another."""
         assert self._cache is not None
-        return self._cache.read(slot, content.num_prompt_tokens + start, content.num_prompt_tokens + stop)
+        offset = int(self._offsets[slot])
+        return self._cache.read(slot, offset + start, offset + stop)
 
     def release(self) -> None:
         """Give back the memory of the slots. No row may be under way."""
@@ -269,7 +283,7 @@ class Batch:
             )
 
     def _arrays(self) -> tuple[np.ndarray, ...]:
-        counts = (self._num_tokens, self._num_fed, self._num_prompt_tokens, self._limits, self.has_stop_strings)
+        counts = (self._num_tokens, self._num_fed, self._num_prompt_tokens, self._offsets, self._limits, self.has_stop_strings)
         return (self._tokens, self._logprobs, self._numbers, *counts)
 
     def _compact(self) -> None:
@@ -279,7 +293,8 @@ class Batch:
         holes = [slot for slot in range(num_live) if self._rows[slot] is None]
         movers = [slot for slot in range(num_live, len(self._rows)) if self._rows[slot] is not None]
         for source, target in zip(movers, holes, strict=True):
-            length = int(self._num_prompt_tokens[source] + self._num_fed[source])
+            length = int(self._offsets[source] + self._num_fed[source])
+            self._groups = None
             self._cache.move(source, target, length)
             for array in self._arrays():
                 array[target] = array[source]
@@ -287,8 +302,8 @@ class Batch:
             assert content is not None
             self._rows[target], self._rows[source] = self._rows[source], None
             self._contents[target] = content
-            self._contents[source] = Content(content.prompt, content.num_prompt_tokens, self.fed_tokens(source))
-            self._num_fed[source] = self._num_tokens[source] = self._num_prompt_tokens[source] = 0
+            self._contents[source] = Content(content.prompt, content.entry, self.fed_tokens(source))
+            self._num_fed[source] = self._num_tokens[source] = self._num_prompt_tokens[source] = self._offsets[source] = 0
 
 
 def _num_shared(first: Tokens, second: list[int]) -> int:

@@ -46,6 +46,7 @@ class PromptEntry:
     """A prompt that went through the model."""
 
     key_values: KeyValues
+    """With zeros behind the `num_tokens` positions."""
     logits: torch.Tensor
     """Of the first token after the prompt: [vocabulary]."""
     num_tokens: int

@@ -110,15 +110,15 @@ class HFEngine:
             raise SettingError(f"kv_cache_gib must be at least 0, but is {kv_cache_gib}.")
         self._loaded = load_model(model, tokenizer, device=device, dtype=dtype, revision=revision, model_kwargs=model_kwargs or {})
         self._model, self._tokenizer = self._loaded.model, self._loaded.tokenizer
-        check_decoding(self._model, self._loaded.name)
+        shares_prompts = check_decoding(self._model, self._loaded.name)
         is_exact = self._model.device.type == "cpu" and self._model.dtype == torch.float32
         self._capabilities = Capabilities(
-            deterministic=is_exact and is_row_independent(self._model, max_batch_size),
+            deterministic=is_exact and is_row_independent(self._model, max_batch_size, shares_prompts=shares_prompts),
             time_series=self._loaded.softprompt is not None,
         )
         self._max_batch_size = max_batch_size
         self._store = KeyValueStore(int(kv_cache_gib * GIB))
-        self._batch = Batch(self._model, max_batch_size, self._store.stats)
+        self._batch = Batch(self._model, max_batch_size, shares_prompts, self._store.stats)
         self._tasks: deque[_Task] = deque()
         """Not begun."""
         self._rows: deque[Row] = deque()

@@ -6,12 +6,15 @@ decodes a few tokens in slots, next to the same tokens in a plain forward.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from maxent_ts.engines.slots import FEWEST_KEYS, ROW_MULTIPLE, SlotCache, decode, prefill, round_up
+from maxent_ts.engines.attention import ROW_MULTIPLE, can_share_prompts, group_rows, round_up
+from maxent_ts.engines.cache import PromptEntry
+from maxent_ts.engines.slots import FEWEST_KEYS, SlotCache, decode, prefill
 from maxent_ts.errors import ModelError
 
 __all__ = ["check_decoding", "is_row_independent"]
@@ -19,57 +22,75 @@ __all__ = ["check_decoding", "is_row_independent"]
 LENGTHS = (5, 9)
 """Tokens of the two prompts, which share a batch."""
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
+FAILURES = (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError, IndexError, KeyError)
 COARSE_TOLERANCE = 0.5
 """nats, for types of 16 bits. A mask or position gone wrong shows more in any trained model."""
 
 
 @torch.inference_mode()
-def check_decoding(model: Any, name: str) -> None:
+def check_decoding(model: Any, name: str) -> bool:
     """Compare decoding in slots with a plain forward.
 
     Args:
         model: A causal language model.
         name: For the message.
 
+    Returns:
+        Whether its rows may share their prompts' keys and values.
+
     Raises:
         ModelError: if the two disagree, or if the model cannot decode in slots at all.
     """
+    tolerance = TOLERANCE.get(model.dtype, COARSE_TOLERANCE)
+    if can_share_prompts(model):
+        try:
+            if _difference(model, shares_prompts=True) <= tolerance:
+                return True
+        except FAILURES:
+            pass  # attention of a kind that `engines.attention` does not know: try the model's own
     try:
-        difference = _difference(model)
-    except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError, IndexError, KeyError) as error:
+        difference = _difference(model, shares_prompts=False)
+    except FAILURES as error:
         raise ModelError(
             f"'{name}' ({type(model).__name__}) cannot decode rows of different lengths side by side: {error}. If its attention is "
             "at fault, try model_kwargs={'attn_implementation': 'eager'}; otherwise this engine does not know this architecture."
         ) from error
-    if not difference <= TOLERANCE.get(model.dtype, COARSE_TOLERANCE):
+    if not difference <= tolerance:
         raise ModelError(
             f"'{name}' ({type(model).__name__}) gives other probabilities when rows of different lengths decode side by side: they "
             f"are off by up to {difference:.2g} nats. Its masks, positions or cache are of a kind that this engine does not know."
         )
+    return False
 
 
 @torch.inference_mode()
-def is_row_independent(model: Any, max_rows: int) -> bool:
+def is_row_independent(model: Any, max_rows: int, *, shares_prompts: bool) -> bool:
     """Tell whether a row's logits are the same to the bit whatever the number, lengths and contents of the other rows."""
-    prompts = _prompts(model)
-    entries = [prefill(model, prompt[:-1]) for prompt in prompts]
-    token = int(prompts[1][-1])
+    entries = [prefill(model, prompt[:-1]) for prompt in _prompts(model)]
     num_slots = round_up(max_rows, ROW_MULTIPLE)
+    limit = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None) or 10**9
     seen = []
     for num_rows in sorted({ROW_MULTIPLE, round_up(num_slots // 2, ROW_MULTIPLE), num_slots}):
-        # The other rows are longer in larger batches: so the padding of the row that is looked at differs too.
-        cache = SlotCache(entries[0].key_values, num_rows, 8 * num_rows + 64)
-        lengths = np.minimum(LENGTHS[0] + 8 * np.arange(num_rows), LENGTHS[0] + 8 * num_rows)
-        for row in range(num_rows):
-            cache.write(row, 0, entries[0].key_values)
+        # In larger batches more rows share the prompt, and the others are longer: so the padding differs too.
         place = num_rows // 2 - 1
-        cache.write(place, 0, entries[1].key_values)
-        lengths[place] = entries[1].num_tokens
-        tokens = np.full(num_rows, int(prompts[0][0]), dtype=np.int64)
-        tokens[place] = token
-        limit = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
-        seen.append(decode(model, cache, tokens, np.minimum(lengths, limit - 1) if limit else lengths, num_rows)[place])
+        own = np.array([0 if row in (place, num_rows - 1) else 5 * row for row in range(num_rows)], dtype=np.int64)
+        whose = [entries[1] if row == place or row % 3 == 2 else entries[0] for row in range(num_rows)]
+        tokens = np.arange(num_rows, dtype=np.int64) % 7
+        tokens[place] = 3
+        seen.append(_decode(model, whose, tokens, np.minimum(own, limit - max(LENGTHS) - 2), shares_prompts)[place])
     return all(torch.equal(seen[0], other) for other in seen[1:])
+
+
+def _decode(model: Any, entries: Sequence[PromptEntry], tokens: np.ndarray, own: np.ndarray, shares_prompts: bool) -> torch.Tensor:
+    """Feed a token to rows that hold a prompt each, and `own` keys of zero behind it."""
+    num_prompt_tokens = np.array([entry.num_tokens for entry in entries], dtype=np.int64)
+    offsets = np.zeros_like(num_prompt_tokens) if shares_prompts else num_prompt_tokens
+    cache = SlotCache(entries[0].key_values, len(entries), round_up(int((offsets + own).max()) + 2, FEWEST_KEYS))
+    if not shares_prompts:
+        for row, entry in enumerate(entries):
+            cache.write(row, 0, tuple(tensor[:, : entry.num_tokens] for tensor in entry.key_values))
+    groups = group_rows(entries) if shares_prompts else ()
+    return decode(model, cache, tokens, offsets + own, num_prompt_tokens + own, groups, len(entries))
 
 
 def _prompts(model: Any) -> list[torch.Tensor]:
@@ -81,16 +102,13 @@ def _prompts(model: Any) -> list[torch.Tensor]:
     ]
 
 
-def _difference(model: Any) -> float:
+def _difference(model: Any, *, shares_prompts: bool) -> float:
     """Largest difference in log-probability between decoding in slots and a plain forward, nats."""
     prompts = _prompts(model)
-    entries = [prefill(model, prompt[:-1]) for prompt in prompts]
-    cache = SlotCache(entries[0].key_values, ROW_MULTIPLE, FEWEST_KEYS)
-    for slot, entry in enumerate(entries):
-        cache.write(slot, 0, entry.key_values)
-    tokens = np.array([int(prompt[-1]) for prompt in prompts] + [0] * (ROW_MULTIPLE - 2), dtype=np.int64)
-    lengths = np.array([*LENGTHS] + [0] * (ROW_MULTIPLE - 2), dtype=np.int64)
-    decoded = decode(model, cache, tokens, lengths, len(prompts))
+    prompts = [prompts[index] for index in (0, 1, 0, 1)]
+    entries = [prefill(model, prompt[:-1]) for prompt in prompts[:2]] * 2
+    tokens = np.array([int(prompt[-1]) for prompt in prompts], dtype=np.int64)
+    decoded = _decode(model, entries, tokens, np.zeros(len(prompts), dtype=np.int64), shares_prompts)
     differences = []
     for row, (prompt, entry) in enumerate(zip(prompts, entries, strict=True)):
         plain = model(input_ids=prompt[None], use_cache=False).logits[0].float().log_softmax(-1)

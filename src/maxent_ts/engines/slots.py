@@ -1,33 +1,27 @@
-"""The rows of a decoding batch: one buffer of keys and values with a slot for each row, and the forward over them.
+"""The slots of a decoding batch, keys and values for one row each, and the two forwards: of a prompt, and of all rows.
 
-Every slot starts at position 0 and is written at its own length; what lies behind is masked. So rows of different
-lengths share a batch, no row can see another's keys, and positions are what they are without the batch.
+Every slot is filled from its start and written at its own length; what lies behind is masked. So rows of different
+lengths share a batch, no row can see another's keys, and positions are what they are without the batch. Where rows share
+their prompts' keys and values (`engines.attention`), a slot holds the continuation only, else the prompt as well.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
+from maxent_ts.engines.attention import PromptGroup, decoding_attention, round_up
 from maxent_ts.engines.cache import KeyValues, PromptEntry
 
-__all__ = ["FEWEST_KEYS", "ROW_MULTIPLE", "SlotCache", "decode", "prefill", "round_up"]
+__all__ = ["FEWEST_KEYS", "SlotCache", "decode", "prefill"]
 
-ATTENTION = "maxent_ts_rows"
-ROW_MULTIPLE = 4
-"""CPU matrix products give a row the same bits whatever the other rows if the number of rows is a multiple of 4 (measured
-for MKL, with 1 and 2 threads; `capabilities.deterministic` is measured again on every machine)."""
 LENGTH_MULTIPLE = 16
-"""The same for the number of keys: a whole number of vector registers (16 floats in AVX-512)."""
+"""A row's bits do not depend on how many masked keys follow if their number is whole vector registers (16 floats in AVX-512)."""
 FEWEST_KEYS = 64
 """Products of fewer than 400 multiplications take another kernel in torch; with so many keys there are none."""
 
@@ -139,11 +133,6 @@ class SlotCache(Cache):
         return mask[:, None, None, :]
 
 
-def round_up(number: int, multiple: int) -> int:
-    """Return the smallest multiple that is at least `number`."""
-    return -(-number // multiple) * multiple
-
-
 def prefill(model: Any, inputs: torch.Tensor) -> PromptEntry:
     """Put one prompt through a model, by itself and without padding.
 
@@ -157,94 +146,44 @@ def prefill(model: Any, inputs: torch.Tensor) -> PromptEntry:
     positions = torch.arange(len(inputs), device=inputs.device)[None]
     output = model(**{name: inputs[None]}, position_ids=positions, past_key_values=cache, use_cache=True, **arguments)
     layers: list[Any] = cache.layers
-    key_values = tuple(tensor[0] for layer in layers for tensor in (layer.keys, layer.values))
+    # Zeros behind the prompt, as many as its keys need to be of a good number. They are masked.
+    padding = max(round_up(len(inputs), LENGTH_MULTIPLE), FEWEST_KEYS) - len(inputs)
+    key_values = tuple(
+        torch.nn.functional.pad(tensor[0], (0, 0, 0, padding)) for layer in layers for tensor in (layer.keys, layer.values)
+    )
     return PromptEntry(key_values, output.logits[0, -1].clone(), len(inputs))
 
 
-def decode(model: Any, cache: SlotCache, tokens: np.ndarray, lengths: np.ndarray, num_live: int) -> torch.Tensor:
+def decode(
+    model: Any,
+    cache: SlotCache,
+    tokens: np.ndarray,
+    lengths: np.ndarray,
+    positions: np.ndarray,
+    groups: Sequence[PromptGroup],
+    num_live: int,
+) -> torch.Tensor:
     """Feed one token to each of the first rows.
 
     Args:
         model: A causal language model.
         cache: Its slots.
         tokens: The tokens, int64 [rows].
-        lengths: Keys that each row has so far, int64 [rows]: also the positions of the tokens.
+        lengths: Keys that each row's slot has so far, int64 [rows].
+        positions: The tokens' positions, int64 [rows]: the lengths, and those of the prompts where slots do not hold them.
+        groups: Which rows share which prompts; empty where slots hold them.
         num_live: Rows from this one on only fill the batch up.
 
     Returns:
         Logits of the tokens behind: [rows, vocabulary].
     """
     device = cache.buffers[0].device
-    positions = torch.from_numpy(lengths).to(device)
-    mask = cache.prepare(positions, num_live, int(lengths.max()))
-    with decoding_attention(model, device):
+    with decoding_attention(model, groups):
         output = model(
             input_ids=torch.from_numpy(tokens).to(device)[:, None],
-            attention_mask=mask,
-            position_ids=positions[:, None],
+            attention_mask=cache.prepare(torch.from_numpy(lengths).to(device), num_live, int(lengths.max())),
+            position_ids=torch.from_numpy(positions).to(device)[:, None],
             past_key_values=cache,
             use_cache=True,
         )
     return output.logits[:, -1]
-
-
-def attend(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, None]:
-    """Attention for one query per row, as two plain matrix products.
-
-    torch's fused CPU kernel gives each thread a scratch buffer whose alignment depends on the thread, and MKL's products
-    round by alignment: with two threads a row's bits then depend on its place in the batch. These products do not.
-
-    Args:
-        module: The attention layer.
-        query: [rows, heads, 1, head size].
-        key: [rows, key-value heads, keys, head size].
-        value: As `key`.
-        attention_mask: Additive, [rows, 1, 1, keys].
-        dropout: 0: the engine never trains.
-        scaling: Of the products; 1 / sqrt(head size) if None.
-        kwargs: What else the layer passes on.
-
-    Returns:
-        Tensor of shape [rows, 1, heads, head size], and None for the weights.
-    """
-    if (
-        query.shape[2] != 1
-        or attention_mask is None
-        or kwargs.get("position_bias") is not None
-        or kwargs.get("softcap") is not None
-    ):
-        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
-    num_rows, num_heads, _, head_size = query.shape
-    num_groups = key.shape[1]
-    query = query.reshape(num_rows, num_groups, num_heads // num_groups, head_size)
-    scores = torch.matmul(query * (head_size**-0.5 if scaling is None else scaling), key.transpose(2, 3))
-    weights = scores.add_(attention_mask).softmax(dim=-1)
-    return torch.matmul(weights, value).reshape(num_rows, 1, num_heads, value.shape[-1]), None
-
-
-AttentionInterface.register(ATTENTION, attend)
-AttentionMaskInterface.register(ATTENTION, sdpa_mask)
-
-
-@contextmanager
-def decoding_attention(model: Any, device: torch.device) -> Iterator[None]:
-    """Within, a model that attends by torch's fused kernel on a CPU attends by `attend`."""
-    config = model.config.get_text_config(decoder=True)
-    usual = config._attn_implementation
-    if usual != "sdpa" or device.type != "cpu":
-        yield
-        return
-    config._attn_implementation = ATTENTION
-    try:
-        yield
-    finally:
-        config._attn_implementation = usual

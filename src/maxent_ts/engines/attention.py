@@ -1,0 +1,162 @@
+"""Attention of decoding rows on a CPU: each row's own keys, and its prompt's keys, which it shares with its siblings.
+
+The rollouts of one prompt do not each hold a copy of its keys and values: the queries of all its rows go through one matrix
+product with them (the two-part decomposition of Hydragen, Juravsky et al. 2024, arXiv 2402.05099, with one softmax over
+both parts). Nothing here changes what attention computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from maxent_ts.engines.cache import PromptEntry
+
+__all__ = ["ROW_MULTIPLE", "PromptGroup", "can_share_prompts", "decoding_attention", "group_rows", "round_up"]
+
+ATTENTION = "maxent_ts_rows"
+ROW_MULTIPLE = 4
+"""CPU matrix products give a row the same bits whatever the other rows if the number of rows is a multiple of 4 (measured
+for MKL, with 1 and 2 threads; `capabilities.deterministic` is measured again on every machine)."""
+
+
+@dataclass(frozen=True, slots=True)
+class PromptGroup:
+    """The rows of a batch that continue one prompt."""
+
+    entry: PromptEntry
+    rows: torch.Tensor
+    """int64 [num_rows, rounded up]: filled up with the first row."""
+    num_rows: int
+
+
+GROUPS: ContextVar[Sequence[PromptGroup]] = ContextVar("groups", default=())
+"""The groups of the decoding call under way."""
+
+
+def round_up(number: int, multiple: int) -> int:
+    """Return the smallest multiple that is at least `number`."""
+    return -(-number // multiple) * multiple
+
+
+def group_rows(entries: Sequence[PromptEntry]) -> list[PromptGroup]:
+    """Group rows, given the prompt of each."""
+    members: dict[int, list[int]] = {}
+    for row, entry in enumerate(entries):
+        members.setdefault(id(entry), []).append(row)
+    groups = []
+    for rows in members.values():
+        padded = rows + rows[:1] * (round_up(len(rows), ROW_MULTIPLE) - len(rows))
+        groups.append(PromptGroup(entries[rows[0]], torch.tensor(padded), len(rows)))
+    return groups
+
+
+def can_share_prompts(model: Any) -> bool:
+    """Whether decoding rows of a model can attend by this module: on a CPU, where it would use torch's fused kernel."""
+    return model.device.type == "cpu" and model.config.get_text_config(decoder=True)._attn_implementation == "sdpa"
+
+
+@contextmanager
+def decoding_attention(model: Any, groups: Sequence[PromptGroup]) -> Iterator[None]:
+    """Within, decoding rows attend by this module where they can."""
+    if not can_share_prompts(model):
+        yield
+        return
+    config = model.config.get_text_config(decoder=True)
+    token = GROUPS.set(groups)
+    config._attn_implementation = ATTENTION
+    try:
+        yield
+    finally:
+        config._attn_implementation = "sdpa"
+        GROUPS.reset(token)
+
+
+def attend(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention for one query per row, in plain matrix products.
+
+    torch's fused CPU kernel gives each thread a scratch buffer whose alignment depends on the thread, and MKL's products
+    round by alignment: with two threads a row's bits then depend on its place in the batch. These products do not.
+
+    Args:
+        module: The attention layer.
+        query: [rows, heads, 1, head size].
+        key: The rows' own keys: [rows, key-value heads, keys, head size].
+        value: As `key`.
+        attention_mask: Additive, [rows, 1, 1, keys].
+        dropout: 0: the engine never trains.
+        scaling: Of the products; 1 / sqrt(head size) if None.
+        kwargs: What else the layer passes on.
+
+    Returns:
+        Tensor of shape [rows, 1, heads, head size], and None for the weights.
+    """
+    groups = GROUPS.get()
+    if query.shape[2] != 1 or attention_mask is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
+    special = [name for name in ("position_bias", "softcap", "s_aux") if kwargs.get(name) is not None]
+    if special:
+        raise NotImplementedError(f"attention with {special[0]} is not known here")
+    num_rows, num_heads, _, head_size = query.shape
+    num_key_heads = key.shape[1]
+    query = query.reshape(num_rows, num_key_heads, num_heads // num_key_heads, head_size)
+    query = query * (head_size**-0.5 if scaling is None else scaling)
+    scores = torch.matmul(query, key.transpose(2, 3)).add_(attention_mask)
+    if groups:
+        output = _with_prompts(groups, int(module.layer_idx), query, scores, value)  # type: ignore[arg-type]
+    else:
+        output = torch.matmul(scores.softmax(dim=-1), value)
+    return output.reshape(num_rows, 1, num_heads, value.shape[-1]), None
+
+
+def _with_prompts(
+    groups: Sequence[PromptGroup], layer: int, query: torch.Tensor, own_scores: torch.Tensor, value: torch.Tensor
+) -> torch.Tensor:
+    """Attention over the prompt of each group and the own keys of its rows.
+
+    Args:
+        groups: Which rows share which prompt. Rows of no group come out as zero.
+        layer: Index of the layer.
+        query: Scaled, [rows, key-value heads, queries per key, head size].
+        own_scores: Masked, [rows, key-value heads, queries per key, own keys].
+        value: Own values, [rows, key-value heads, own keys, head size].
+
+    Returns:
+        Tensor of the shape of `query`, in the size of the values' heads.
+    """
+    own_weights = torch.zeros_like(own_scores)
+    output = value.new_zeros((*query.shape[:3], value.shape[-1]))
+    for group in groups:
+        prompt_key, prompt_value = group.entry.key_values[2 * layer : 2 * layer + 2]
+        num_keys = prompt_key.shape[1]
+        shape = (query.shape[1], len(group.rows), query.shape[2], -1)
+        queries = query[group.rows].transpose(0, 1).flatten(1, 2)
+        scores = torch.matmul(queries, prompt_key.transpose(1, 2))
+        scores[..., group.entry.num_tokens :] = torch.finfo(scores.dtype).min
+        own = own_scores[group.rows].transpose(0, 1).flatten(1, 2)
+        weights = torch.cat([scores, own], dim=-1).softmax(dim=-1)
+        rows = group.rows[: group.num_rows]
+        output[rows] = torch.matmul(weights[..., :num_keys], prompt_value).view(shape).transpose(0, 1)[: group.num_rows]
+        own_weights[rows] = weights[..., num_keys:].reshape(shape).transpose(0, 1)[: group.num_rows]
+    return output.add_(torch.matmul(own_weights, value))
+
+
+AttentionInterface.register(ATTENTION, attend)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)
