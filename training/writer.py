@@ -13,8 +13,11 @@ from functools import lru_cache
 
 import numpy as np
 
+from maxent_ts.rewards.claims import FULL_COVERAGE
+from maxent_ts.rewards.informativeness import informativeness
 from maxent_ts.rewards.measure import Measured, measure
 from maxent_ts.rewards.places import Place
+from maxent_ts.rewards.reader import read
 from maxent_ts.rewards.scene import Scene
 from maxent_ts.rewards.statements import Statement
 from maxent_ts.rewards.truth import judge
@@ -222,9 +225,15 @@ def write_caption(values: np.ndarray, rng: np.random.Generator) -> str:
         facts = _choose(series, rng)
         if facts:
             text = " ".join(_sentence(sentence) for sentence in _join(facts, rng))
-            if token_estimate(text) <= MAX_TOKENS:
+            if token_estimate(text) <= MAX_TOKENS and _says(text) >= FULL_COVERAGE:
                 return text
-    raise ValueError(f"No caption within {MAX_TOKENS} tokens was found. Scale the values to fewer digits.")
+    raise ValueError(f"No caption that says enough within {MAX_TOKENS} tokens was found. Scale the values to fewer digits.")
+
+
+def _says(text: str) -> float:
+    """Return how much a text says, each statement once."""
+    statements = {statement.slot: statement for statement in read(text)}
+    return sum(informativeness(statement) for statement in statements.values())
 
 
 def _choose(series: Measured, rng: np.random.Generator) -> list[str]:

@@ -10,8 +10,11 @@ import pytest
 
 from maxent_ts.errors import RewardError
 from maxent_ts.rewards.claims import FULL_COVERAGE, Claims
+from maxent_ts.rewards.informativeness import informativeness
+from maxent_ts.rewards.places import Place
 from maxent_ts.rewards.reader import read
 from maxent_ts.rewards.statements import Statement
+from maxent_ts.rewards.truth import CHECKS
 
 STEPS = np.arange(120.0)
 RISING = STEPS + 3.0
@@ -210,16 +213,43 @@ def test_a_number_is_true_up_to_rounding_and_then_less_and_less():
 
 def test_saying_nothing_scores_zero_and_every_further_true_statement_helps_until_coverage_is_full():
     """Catches a precision without coverage, under which silence or one safe statement is best."""
-    parts = ["It rises.", "The minimum is 3.", "The maximum is 122.", "The mean is 62.5.", "The line is smooth."]
-    values = [explain(" ".join(parts[:count]), [RISING])["value"] for count in range(6)]
-    assert values == pytest.approx([0.0, 0.25, 0.5, 0.75, 1.0, 1.0])
-    assert FULL_COVERAGE == 4.0
+    parts = ["The minimum is 3.", "The maximum is 122.", "The mean is 62.5.", "It rises."]
+    values = [explain(" ".join(parts[:count]), [RISING])["value"] for count in range(5)]
+    assert values == pytest.approx([0.0, 0.4, 0.8, 1.0, 1.0])
+    assert FULL_COVERAGE == 2.5
 
 
-def test_a_false_statement_always_lowers_the_value():
+def test_a_false_statement_always_lowers_the_value_and_a_true_one_never_does():
     """Catches a coverage that counts false statements."""
-    for text in ("It rises.", "It rises. The minimum is 3.", "It rises. The minimum is 3. The maximum is 122. The mean is 62.5."):
-        assert explain(text + " It is noisy.", [RISING])["value"] < explain(text, [RISING])["value"]
+    text = ""
+    for part in (
+        "The mean is 10.",
+        "It rises.",
+        "The minimum is 3.",
+        "The maximum is 122.",
+        "The range is 119.",
+        "The median is 62.5.",
+    ):
+        before, text = text, f"{text} {part}".strip()
+        if part != "The mean is 10.":
+            assert explain(text, [RISING])["value"] > explain(before, [RISING])["value"]
+            assert explain(text + " It is noisy.", [RISING])["value"] < explain(text, [RISING])["value"]
+
+
+@pytest.mark.parametrize("series", [WAVE, RISING, HILL])
+def test_remarks_that_fit_any_series_earn_little(series: np.ndarray):
+    """Catches a reward that a search can collect without looking at the series."""
+    text = "The series fluctuates, with a peak and a trough. There is no spike. It is smooth."
+    assert explain(text, [series])["value"] < 0.35
+
+
+def test_every_kind_of_statement_has_a_weight_between_zero_and_one():
+    """Catches a kind that is checked but weighs nothing, or more than a number."""
+    places = (Place(), Place(0.0, 0.5, "in", explicit=True), Place(0.3, 0.3, "at", explicit=True))
+    for kind in CHECKS:
+        for place in places:
+            for negated in (False, True):
+                assert 0.0 < informativeness(Statement(kind, "", place, negated=negated)) <= 1.0
 
 
 def test_repeating_a_true_statement_changes_nothing():

@@ -2,8 +2,9 @@
 
     value = precision · coverage,   precision = T / N,   coverage = min(1, T / FULL_COVERAGE)
 
-N counts distinct checkable statements and T adds up how true they are (0 to 1 each). So a text that says nothing gets 0, a
-further true statement never lowers the value, a false one always does, a repeated one changes nothing, and of two statements that
+N adds up how informative the distinct checkable statements are (0 to 1 each, see `maxent_ts.rewards.informativeness`), and T the
+same times how true they are (0 to 1 each). So a text that says nothing gets 0, a further true statement never lowers the value, a
+false one always does, a repeated one changes nothing, remarks that fit any series earn little, and of two statements that
 contradict each other the later one counts as false.
 
 No gold text takes part: only the input series is looked at. The idea follows TRUCE (Jhamtani and Berg-Kirkpatrick 2021, arXiv
@@ -18,6 +19,7 @@ from typing import Any
 
 from maxent_ts.errors import DataError, RewardError
 from maxent_ts.rewards.base import Evidence
+from maxent_ts.rewards.informativeness import informativeness
 from maxent_ts.rewards.measure import measure
 from maxent_ts.rewards.reader import read
 from maxent_ts.rewards.scene import Scene
@@ -26,8 +28,8 @@ from maxent_ts.rewards.truth import judge
 
 __all__ = ["FULL_COVERAGE", "Claims", "Judgement", "judge_text"]
 
-FULL_COVERAGE = 4.0
-"""True statements from which on more of them earn nothing."""
+FULL_COVERAGE = 2.5
+"""Informative true statements from which on more of them earn nothing."""
 
 _SAME = 1e-9
 """Numbers this close, beyond rounding, are one number."""
@@ -40,6 +42,8 @@ class Judgement:
     statement: Statement
     degree: float
     """0 (false) to 1 (true)."""
+    weight: float
+    """How informative it is, 0 to 1."""
     measured: Mapping[str, Any]
     verdict: str
     """`true`, `partly true`, `false` or `contradicts an earlier statement`."""
@@ -62,7 +66,7 @@ def judge_text(text: str, scene: Scene) -> list[Judgement]:
             verdict = "true" if degree >= 0.75 else "false" if degree <= 0.25 else "partly true"
         else:
             degree, verdict = 0.0, "contradicts an earlier statement"
-        judgements.append(Judgement(statement, degree, measured, verdict))
+        judgements.append(Judgement(statement, degree, informativeness(statement), measured, verdict))
     return judgements
 
 
@@ -132,15 +136,18 @@ class Claims:
         return scenes
 
 
+def _sums(judgements: Sequence[Judgement]) -> tuple[float, float]:
+    """Return T and N."""
+    return sum(each.degree * each.weight for each in judgements), sum(each.weight for each in judgements)
+
+
 def _value(judgements: Sequence[Judgement]) -> float:
-    if not judgements:
-        return 0.0
-    true = sum(judgement.degree for judgement in judgements)
-    return true / len(judgements) * min(1.0, true / FULL_COVERAGE)
+    true, stated = _sums(judgements)
+    return true / stated * min(1.0, true / FULL_COVERAGE) if stated > 0.0 else 0.0
 
 
 def _evidence(text: str, judgements: Sequence[Judgement]) -> Evidence:
-    true = sum(judgement.degree for judgement in judgements)
+    true, stated = _sums(judgements)
     statements = []
     for judgement in judgements:
         statement = judgement.statement
@@ -156,14 +163,15 @@ def _evidence(text: str, judgements: Sequence[Judgement]) -> Evidence:
                 "claimed": claimed,
                 "measured": dict(judgement.measured),
                 "degree": judgement.degree,
+                "weight": judgement.weight,
                 "verdict": judgement.verdict,
             }
         )
     return {
         "value": _value(judgements),
         "parts": {
-            "precision": {"value": true / len(judgements) if judgements else 0.0, "num_statements": len(judgements)},
-            "coverage": {"value": min(1.0, true / FULL_COVERAGE), "num_true": true},
+            "precision": {"value": true / stated if stated > 0.0 else 0.0, "num_statements": len(judgements)},
+            "coverage": {"value": min(1.0, true / FULL_COVERAGE), "informative_and_true": true},
         },
         "statements": statements,
     }
