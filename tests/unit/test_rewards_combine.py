@@ -209,6 +209,15 @@ def test_every_way_to_misspell_a_reward_is_answered_with_a_hint(source: Path, tm
         load_reward(f"{source}:NUMBER")
 
 
+def test_a_class_that_needs_arguments_and_a_callable_without_signature_are_explained(source: Path):
+    """Catches a bare TypeError or ValueError at the start of a run."""
+    source.write_text("class Needs:\n    def __init__(self, strength): ...\n")
+    with pytest.raises(RewardError, match=r"'Needs'.*without arguments.*strength"):
+        load_reward(f"{source}:Needs")
+    with pytest.raises(SettingError, match="signature"):
+        from_function(type("Odd", (), {"__call__": max})(), "odd")
+
+
 def test_a_file_that_fails_to_run_says_why(tmp_path: Path):
     """Catches a SyntaxError that looks like a fault of this package."""
     path = tmp_path / "broken.py"

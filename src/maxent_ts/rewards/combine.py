@@ -142,7 +142,13 @@ def load_reward(spec: str) -> Reward:
         hint = f" Did you mean '{near[0]}'?" if near else f" It has: {', '.join(sorted(known)) or 'no functions'}."
         raise UnknownNameError(f"There is no '{attribute}' in {place}.{hint}")
     if inspect.isclass(found):
-        found = found()
+        try:
+            found = found()
+        except Exception as error:
+            raise RewardError(
+                f"The reward class '{attribute}' in {place} cannot be made without arguments: {type(error).__name__}: {error}. "
+                "Name an object of it instead."
+            ) from error
     if not callable(found):
         raise SettingError(f"A reward must be callable, but '{attribute}' in {place} is {shown(found)}. Name a function.")
     if all(hasattr(found, part) for part in ("name", "range", "explain")):

@@ -138,7 +138,12 @@ def from_function(function: Callable[..., Any], name: str | None = None) -> Rewa
             f"A reward must be callable, but {shown(function)} is not. Give a function that returns a list of numbers."
         )
     label = name or getattr(function, "__name__", type(function).__name__)
-    parameters = inspect.signature(function).parameters.values()
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError) as error:
+        raise SettingError(
+            f"The reward '{label}' has no readable signature, so its columns are not known. Wrap it in a function of your own."
+        ) from error
     if any(parameter.kind is parameter.POSITIONAL_ONLY for parameter in parameters):
         raise SettingError(f"The reward '{label}' takes positional-only parameters, but is called by keyword. Remove the '/'.")
     return _FunctionReward(function, label)
