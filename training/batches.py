@@ -32,6 +32,8 @@ class Sample:
     text: str
     label: int
     """Index into HAR_LABELS; -1 for captions."""
+    measurements: str
+    """What a training row goes on with after the end-of-sequence token. See `collate`."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,9 @@ class Sampler:
     def har_sample(self, axes: np.ndarray, label: str) -> Sample:
         """Make the sample of one window, m/s², shape [3, length]."""
         text = write_rationale(dict(zip(("x", "y", "z"), axes, strict=True)), label, self.rng)
-        return Sample(har_prompt(*axes), text, HAR_LABELS.index(label))
+        order = self.rng.permutation(3).tolist()
+        numbers = [f" {'xyz'[row]} mean {axes[row].mean():.1f} std {axes[row].std(ddof=1):.1f}" for row in order]
+        return Sample(har_prompt(*axes), text, HAR_LABELS.index(label), ",".join(numbers))
 
     def caption_samples(self, num: int) -> list[Sample]:
         """Draw series that are cropped to one length, so that a batch is encoded at once."""
@@ -102,13 +106,27 @@ class Sampler:
 
     def caption_sample(self, values: np.ndarray) -> Sample:
         """Make the sample of one series."""
-        return Sample(m4_prompt(values), write_caption(values, self.rng), -1)
+        names = ("mean", "std", "minimum", "maximum")
+        numbers = (values.mean(), values.std(ddof=1), values.min(), values.max())
+        places = {"highest": values.argmax(), "lowest": values.argmin()}
+        facts = [f" {name} {significant(number)}" for name, number in zip(names, numbers, strict=True)]
+        facts += [f" {name} {round(20 * place / (len(values) - 1)) * 5}%" for name, place in places.items()]
+        order = self.rng.permutation(len(facts)).tolist()
+        return Sample(m4_prompt(values), write_caption(values, self.rng), -1, ",".join(facts[index] for index in order))
+
+
+def significant(number: float) -> str:
+    """Write a number with three significant digits and no exponent."""
+    rounded = float(f"{number:.3g}")
+    return f"{rounded:.0f}" if abs(rounded) >= 100 else f"{rounded:g}" if abs(rounded) >= 1e-4 else "0"
 
 
 def collate(model: SoftPromptModel, samples: Sequence[Sample], *, answer_weight: float) -> Batch:
     """Build a batch of samples whose prompts share the pre-prompt and whose series have one length.
 
-    The head is the pre-prompt with BOS: one forward pass serves all rows.
+    The head is the pre-prompt with BOS: one forward pass serves all rows. After the end-of-sequence token a row goes on with
+    measurements of the series. No completion ever reaches them; they teach the model to read and copy numbers, of which a
+    written text holds only two or three.
 
     Args:
         model: whose tokenizer and sizes are used.
@@ -128,6 +146,7 @@ def collate(model: SoftPromptModel, samples: Sequence[Sample], *, answer_weight:
             series.append(np.pad(segment.values, (0, num_patches * size - len(segment.values))))
         ids += post
         written, answer = encode_answer(tokenizer, sample.text)
+        written += tokenizer.encode(sample.measurements, add_special_tokens=False)
         ends.append(len(ids) - 1)
         for offset, token in enumerate(written):
             predicts.append((row, offset))

@@ -38,7 +38,7 @@ def build_model(sampler: Sampler, args: argparse.Namespace) -> SoftPromptModel:
     """Train the tokenizer and initialise the model."""
     texts = []
     for sample in sampler.har_samples(2000) + [sample for _ in range(50) for sample in sampler.caption_samples(25)]:
-        texts += [segment.text for segment in sample.prompt.series] + [" " + sample.text]
+        texts += [segment.text for segment in sample.prompt.series] + [" " + sample.text, sample.measurements]
     prompts = [sample.prompt for sample in sampler.har_samples(1) + sampler.caption_samples(1)]
     shared = [text for prompt in prompts for text in (prompt.pre_prompt, prompt.post_prompt)]
     for label in HAR_LABELS:
@@ -123,11 +123,15 @@ def train(rank: int, args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     distributed.init_process_group("gloo", init_method=f"file://{args.meeting}", rank=rank, world_size=args.workers)
     started = time.monotonic()
-    # The first stream is the same for all workers: tokenizer, initial weights and encoder come out equal everywhere.
-    model = build_model(Sampler(args.shared, all_subjects=args.all_subjects, strength=args.augment, seed=args.seed), args)
+    if args.initial is not None:
+        model = SoftPromptModel.from_directory(args.initial, dtype=torch.float32, device="cpu")
+    else:
+        # This stream is the same for all workers, so tokenizer and initial weights come out equal everywhere.
+        model = build_model(Sampler(args.shared, all_subjects=args.all_subjects, strength=args.augment, seed=args.seed), args)
     sampler = Sampler(args.shared, all_subjects=args.all_subjects, strength=args.augment, seed=[args.seed, rank])
     learner = Learner(model).train()
-    warm_up_encoder(model, sampler, steps=args.encoder_steps, batch_size=64 // args.workers, lr=1e-3, average=average_gradients)
+    if args.initial is None:
+        warm_up_encoder(model, sampler, steps=args.encoder_steps, batch_size=64 // args.workers, lr=1e-3, average=average_gradients)
     if rank == 0:
         print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(model.tokenizer)} tokens", flush=True)
     matrices = [p for p in learner.parameters() if p.ndim >= 2]
@@ -138,9 +142,10 @@ def train(rank: int, args: argparse.Namespace) -> None:
     averaged = {name: value.detach().clone() for name, value in model.named_parameters()}
     running: dict[str, float] = {}
     num_rows = args.batch_size // args.workers
-    for step in range(args.steps):
+    step, done = 0, 0.0
+    while done < 1.0:
         for group in optimizer.param_groups:
-            group["lr"] = args.lr * schedule(step, args.steps)
+            group["lr"] = args.lr * schedule(done)
         captions = step % args.caption_every == args.caption_every - 1
         samples = sampler.caption_samples(num_rows) if captions else sampler.har_samples(num_rows)
         loss, parts = learner(collate(model, samples, answer_weight=args.answer_weight), auxiliary_weight=args.auxiliary)
@@ -156,14 +161,21 @@ def train(rank: int, args: argparse.Namespace) -> None:
         for name, value in parts.items():
             name = f"caption {name}" if captions else name
             running[name] = value if name not in running else 0.95 * running[name] + 0.05 * value
-        if rank == 0 and step % 25 == 24:
+        step += 1
+        done = progress(step, args.steps, time.monotonic() - started, args.max_minutes)
+        if rank == 0 and step % 25 == 0:
             shown = {name: round(value, 3) for name, value in running.items()}
-            print(step + 1, f"{time.monotonic() - started:.0f}s", shown, flush=True)
-        if rank == 0 and ((step + 1) % args.save_every == 0 or step + 1 == args.steps):
+            print(step, f"{time.monotonic() - started:.0f}s", shown, flush=True)
+        if rank == 0 and (step % args.save_every == 0 or done >= 1.0):
             save_averaged(model, averaged, args.output)
     if rank == 0:
         settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
-        settings |= {"minutes": round((time.monotonic() - started) / 60, 1), "torch": torch.__version__, "numpy": np.__version__}
+        settings |= {
+            "steps": step,
+            "minutes": round((time.monotonic() - started) / 60, 1),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+        }
         del settings["meeting"], settings["output"]
         (args.output / "training.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     distributed.destroy_process_group()
@@ -190,12 +202,18 @@ def save_averaged(model: SoftPromptModel, averaged: dict[str, torch.Tensor], out
             value.copy_(own[name])
 
 
-def schedule(step: int, num_steps: int) -> float:
-    """Return the factor on the learning rate: linear warm-up over 5 %, then a cosine down to 2 %."""
-    warmup = max(1, num_steps // 20)
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (num_steps - warmup)))
+def progress(step: int, num_steps: int, seconds: float, max_minutes: float) -> float:
+    """Return how much of the training is done, in [0, 1], by steps or by the first worker's clock, whichever is further."""
+    done = torch.tensor([max(step / num_steps, seconds / (60 * max_minutes))])
+    distributed.broadcast(done, 0)
+    return done.item()
+
+
+def schedule(done: float) -> float:
+    """Return the factor on the learning rate: linear warm-up over 5 % of the training, then a cosine down to 2 %."""
+    if done < 0.05:
+        return 0.02 + 0.98 * done / 0.05
+    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (done - 0.05) / 0.95))
 
 
 def main() -> None:
@@ -203,11 +221,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shared", type=Path, default=Path("../shared/data"), help="folder with the parquet files")
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--initial", type=Path, help="go on from this model directory instead of starting afresh")
     parser.add_argument("--all-subjects", action="store_true", help="train on the validation subjects too")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each; part of what the seed decides")
     parser.add_argument("--save-every", type=int, default=100)
     parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--max-minutes", type=float, default=60, help="a slow machine ends the schedule here, with fewer steps")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--caption-every", type=int, default=4, help="one batch in so many holds captions")
