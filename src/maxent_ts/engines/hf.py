@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
 import hashlib
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,51 +16,18 @@ import transformers
 
 from maxent_ts.engines.base import Capabilities, Finished, Job, NextTokensJob, Stream, uniforms
 from maxent_ts.engines.batch import Batch, Row
-from maxent_ts.engines.cache import CacheStats, KeyValueStore, PromptEntry, Segment
+from maxent_ts.engines.cache import CacheStats, KeyValueStore, PromptEntry
+from maxent_ts.engines.contexts import HFContext, Task, distribution, not_finite
 from maxent_ts.engines.encoding import encode
 from maxent_ts.engines.loading import load_model
-from maxent_ts.engines.sampler import draw_first, log_probabilities, most_likely
+from maxent_ts.engines.memory import GIB, give_back, is_out_of_memory, memory_message
+from maxent_ts.engines.sampler import draw_first, most_likely
 from maxent_ts.engines.selfcheck import check_decoding, is_row_independent
 from maxent_ts.engines.slots import prefill
 from maxent_ts.errors import EngineError, MaxentError, ModelError, OutOfMemoryError, PromptError, SettingError
-from maxent_ts.types import Branch, FinishReason, Policy, Prompt, Rollout, Tokens, TopTokens
+from maxent_ts.types import Branch, FinishReason, Policy, Prompt, Rollout, TopTokens
 
 __all__ = ["HFContext", "HFEngine"]
-
-GIB = 2**30
-OUT_OF_MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
-
-
-@dataclass(eq=False, slots=True)
-class HFContext:
-    """A prompt as the model takes it, under a policy."""
-
-    policy: Policy
-    inputs: torch.Tensor
-    """Token ids [length], or input embeddings [length, hidden size]."""
-    key: bytes
-    """SHA-256 of the inputs: contexts with the same prompt share its keys and values."""
-    root: Segment = field(default_factory=Segment)
-    is_charged: bool = False
-    """Whether a job of this context has been charged for the prompt."""
-    is_open: bool = True
-
-    @property
-    def num_prompt_tokens(self) -> int:
-        """Positions of the prompt."""
-        return len(self.inputs)
-
-
-@dataclass(eq=False, slots=True)
-class _Task:
-    """A job and how far it is."""
-
-    ticket: int
-    job: Job
-    rollouts: list[Rollout | None] = field(default_factory=list)
-    log_unseen: float = 0.0
-    num_open: int = 0
-    num_forwarded: int = 0
 
 
 class HFEngine:
@@ -119,7 +84,7 @@ class HFEngine:
         self._max_batch_size = max_batch_size
         self._store = KeyValueStore(int(kv_cache_gib * GIB))
         self._batch = Batch(self._model, max_batch_size, shares_prompts, self._store.stats)
-        self._tasks: deque[_Task] = deque()
+        self._tasks: deque[Task] = deque()
         """Not begun."""
         self._rows: deque[Row] = deque()
         """Of jobs that are begun, without a slot."""
@@ -202,7 +167,7 @@ class HFEngine:
         if not job.context.is_open:
             raise EngineError("The job's context is closed. Open the prompt again.")
         self._num_tickets += 1
-        self._tasks.append(_Task(self._num_tickets, job))
+        self._tasks.append(Task(self._num_tickets, job))
         return self._num_tickets
 
     def step(self) -> list[Finished]:
@@ -213,13 +178,13 @@ class HFEngine:
         try:
             self._advance()
         except RuntimeError as error:  # torch.OutOfMemoryError is one
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             self._shrink()
             try:
                 self._advance()
             except RuntimeError as again:
-                if not _is_out_of_memory(again):
+                if not is_out_of_memory(again):
                     raise
                 self._fail_for_memory()
         self._store.trim()
@@ -257,18 +222,18 @@ class HFEngine:
         self._extend(slots[is_drawing], logits[drawing])
         for slot, row_logits in zip(slots[~is_drawing].tolist(), logits[looking], strict=True):
             task = self._batch.at(slot).task
-            logprobs = _distribution(row_logits, task)
+            logprobs = distribution(row_logits, task)
             self._leave(slot, is_sound=not np.isnan(logprobs[0]))
             self._branch(task, logprobs)
 
-    def _begin(self, task: _Task) -> None:
+    def _begin(self, task: Task) -> None:
         """Take a job from the queue: from its prompt's logits, or with a row that looks at what comes after its prefix."""
         job, policy = task.job, task.job.context.policy
         problem = self._problem(job)
         if problem is not None:
             self._finish(task, EngineError(problem))
         elif not job.prefix:
-            self._branch(task, _distribution(self._prompt(task).logits, task))
+            self._branch(task, distribution(self._prompt(task).logits, task))
         else:
             task.num_open = 1
             self._rows.append(Row(task, None, list(job.prefix), [], np.empty(0), policy))
@@ -284,7 +249,7 @@ class HFEngine:
             return f"A job must ask for at least one next token, but asks for {job.num}."
         return None
 
-    def _prompt(self, task: _Task) -> PromptEntry:
+    def _prompt(self, task: Task) -> PromptEntry:
         """Look a prompt up or put it through the model, and charge the job where it is the first of its context."""
         context: HFContext = task.job.context
         entry = self._store.prompt(context.key)
@@ -313,7 +278,7 @@ class HFEngine:
             try:
                 self._store.add(context.root, fed, lambda start, stop: self._batch.read(slot, start, stop))
             except RuntimeError as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 self._store.clear()  # what is not remembered is computed again
         row = self._batch.remove(slot, is_sound=is_sound)
@@ -321,7 +286,7 @@ class HFEngine:
         row.num_forwarded = 0
         return row
 
-    def _branch(self, task: _Task, logprobs: np.ndarray) -> None:
+    def _branch(self, task: Task, logprobs: np.ndarray) -> None:
         """Answer from the distribution after a job's prefix, or start its rollouts with their first tokens.
 
         Args:
@@ -330,7 +295,7 @@ class HFEngine:
         """
         job, policy = task.job, task.job.context.policy
         if np.isnan(logprobs[0]):
-            self._finish(task, _not_finite(job.prefix))
+            self._finish(task, not_finite(job.prefix))
         elif isinstance(job, NextTokensJob):
             ids = most_likely(logprobs, job.num)
             is_end = tuple(int(token) in self._loaded.eos_token_ids for token in ids)
@@ -369,7 +334,7 @@ class HFEngine:
                 continue  # another row of its job failed just now
             row, so_far = self._batch.at(slot), self._batch.tokens_at(slot)
             if np.isnan(logprobs[np.flatnonzero(slots == slot)[0]]):
-                self._fail(row.task, _not_finite(tuple(so_far[:-1])))
+                self._fail(row.task, not_finite(tuple(so_far[:-1])))
                 continue
             reason = self._end(so_far, row.policy)
             if reason is not None:
@@ -393,10 +358,10 @@ class HFEngine:
         if task.num_open == 0:
             self._finish(task, Branch(tuple(task.rollouts), task.log_unseen))
 
-    def _finish(self, task: _Task, answer: Branch | TopTokens | MaxentError) -> None:
+    def _finish(self, task: Task, answer: Branch | TopTokens | MaxentError) -> None:
         self._finished.append(Finished(task.ticket, answer, task.num_forwarded))
 
-    def _fail(self, task: _Task, error: EngineError) -> None:
+    def _fail(self, task: Task, error: EngineError) -> None:
         """End a job with an error. Its rows leave; the slots, which may hold NaN, are wiped."""
         self._rows = deque(row for row in self._rows if row.task is not task)
         for row in self._batch.rows:
@@ -416,21 +381,12 @@ class HFEngine:
 
     def _fail_for_memory(self) -> None:
         """Fail the jobs in the batch and the one at the head of the queue."""
-        config = self._model.config.get_text_config(decoder=True)
-        weights = sum(tensor.numel() * tensor.element_size() for tensor in self._model.parameters())
         tasks = {row.task.ticket: row.task for row in (*self._batch.rows, *list(self._rows)[:1])}
         if not tasks:
             task = self._tasks.popleft()
             tasks[task.ticket] = task
         longest = max(task.job.context.num_prompt_tokens + task.job.context.policy.max_new_tokens for task in tasks.values())
-        # Key and value of each layer, for models whose every head has its own.
-        one_row = 2 * config.num_hidden_layers * config.hidden_size * self._model.dtype.itemsize * longest
-        message = (
-            f"Out of memory on {self._model.device}, also with a batch of {self._batch.max_rows}. The weights take "
-            f"{weights / GIB:.2f} GiB, a row of {longest} positions up to {one_row / GIB:.2f} GiB, and the computation more. "
-            "Give the process more memory, or lower max_batch_size, kv_cache_gib, max_new_tokens or the prompt's length, or choose "
-            "dtype='bfloat16'."
-        )
+        message = memory_message(self._model, self._batch.max_rows, longest)
         for task in tasks.values():
             self._fail(task, OutOfMemoryError(message))
         self._give_back_memory()
@@ -438,26 +394,7 @@ class HFEngine:
     def _give_back_memory(self) -> None:
         self._batch.release()
         self._store.clear()
-        gc.collect()
-        if self._model.device.type == "cuda":
-            torch.cuda.empty_cache()
+        give_back(self._model.device)
 
     def _numbers(self, stream: Stream, policy: Policy, do_sample: bool) -> np.ndarray:
         return uniforms(stream, policy.max_new_tokens) if do_sample else np.zeros(policy.max_new_tokens)
-
-
-def _distribution(logits: torch.Tensor, task: _Task) -> np.ndarray:
-    """Log p of every token after a job's prefix: float64 [vocabulary], all NaN if the logits are not finite."""
-    logits = logits.cpu() if logits.device.type == "mps" else logits  # which has no float64
-    return log_probabilities(logits[None], task.job.context.policy)[0].cpu().numpy()
-
-
-def _not_finite(tokens: Tokens) -> EngineError:
-    return EngineError(
-        f"The model returned logits that are not finite after {len(tokens)} tokens of the continuation. Its weights may be "
-        "damaged, or its numbers overflow: try dtype='float32', or 'bfloat16' in place of 'float16'."
-    )
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error).lower() for words in OUT_OF_MEMORY_WORDS)
