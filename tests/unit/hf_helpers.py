@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -41,6 +43,8 @@ def tiny_model(kind: str = "llama", *, seed: int = 0, num_positions: int = 128, 
         model = LlamaForCausalLM(LlamaConfig(**rope))
     elif kind == "qwen3":
         model = Qwen3ForCausalLM(Qwen3Config(**rope))
+    elif kind == "gemma2":  # caps its scores, which only the model's own attention does
+        model = Gemma2ForCausalLM(Gemma2Config(**rope))
     elif kind == "mistral":
         model = MistralForCausalLM(MistralConfig(**rope, sliding_window=32))
     elif kind == "gpt2":

@@ -35,7 +35,7 @@ def streams(num: int, *, start: int = 0, example: int = 0) -> tuple[tuple[int, .
     return tuple((1, example, start + i) for i in range(num))
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen3", "gpt2", "mistral", "llama-eager"])
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "gpt2", "gemma2", "mistral", "llama-eager"])
 def test_ragged_prompts_side_by_side_equal_full_forwards_one_by_one(kind):
     """Catches masks that are ignored, positions that count padding (GPT-2's are learned), and rows that see each other."""
     model = tiny_model(kind.removesuffix("-eager"))
