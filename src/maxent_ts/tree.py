@@ -6,7 +6,7 @@ A node s is a token prefix; its edge from the parent carries log p(a|s) of the m
     U(s) = Σ_a p(a|s) W(sa) / Σ_a p(a|s)      value of what was not seen: the p-weighted mean of what was
     W(s) = Σ_a p(a|s) W(sa) + ρ(s) U(s)       soft value, estimates E_p[exp(λ r) | s]
     K(s) = Σ_a p(a|s) K(sa)                   the part of W known exactly
-    R(s) = Σ_a p(a|s) R(sa) + ρ(s) U(s) / c(s)  the pull: unseen value per token, c(s) = max_new_tokens - depth
+    R(s) = Σ_a p(a|s) R(sa) + ρ(s) U(s)       the rest, W - K, by its own recursion (no cancellation)
     M(s) = Σ_a p(a|s) M(sa) + ρ(s)            prior mass below s not evaluated yet
     leaf x: W = K = exp(λ r(x)), R = M = 0
 
@@ -45,7 +45,7 @@ class Tree:
         children: Token to node index, in order of appearance.
         log_unseen: log ρ.
         log_value: log W.
-        log_pull: log R.
+        log_rest: log R.
         log_known: log K.
         log_open: log M.
         visits: Completions evaluated at or below the node.
@@ -64,7 +64,7 @@ class Tree:
         self.children: list[dict[int, int]] = []
         self.log_unseen: list[float] = []
         self.log_value: list[float] = []
-        self.log_pull: list[float] = []
+        self.log_rest: list[float] = []
         self.log_known: list[float] = []
         self.log_open: list[float] = []
         self.visits: list[int] = []
@@ -261,7 +261,7 @@ class Tree:
         self.children.append({})
         self.log_unseen.append(0.0)
         self.log_value.append(0.0)
-        self.log_pull.append(0.0)
+        self.log_rest.append(0.0)
         self.log_known.append(-math.inf)
         self.log_open.append(0.0)
         self.visits.append(0)
@@ -271,7 +271,7 @@ class Tree:
 
     def _set_leaf(self, leaf: int, reward: float) -> None:
         self.log_value[leaf] = self.log_known[leaf] = self.target.tilt * reward
-        self.log_pull[leaf] = self.log_open[leaf] = self.log_unseen[leaf] = -math.inf
+        self.log_rest[leaf] = self.log_open[leaf] = self.log_unseen[leaf] = -math.inf
 
     def _back_up_one(self, node: int) -> None:
         if self.completion[node] != NO_COMPLETION or not self.children[node]:
@@ -281,7 +281,7 @@ class Tree:
         self.log_value[node] = _log_sum([self.logprob[child] + self.log_value[child] for child in children]) - log_seen
         self.log_known[node] = _log_sum([self.logprob[child] + self.log_known[child] for child in children])
         self.log_open[node] = _log_sum([self.log_unseen[node], *(self.logprob[child] + self.log_open[child] for child in children)])
-        self.log_pull[node] = _log_sum([self.log_leave(node), *(self.logprob[child] + self.log_pull[child] for child in children)])
+        self.log_rest[node] = _log_sum([self.log_leave(node), *(self.logprob[child] + self.log_rest[child] for child in children)])
 
 
 def _log_sum(logs: list[float]) -> float:

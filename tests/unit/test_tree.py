@@ -41,11 +41,10 @@ def recursive(tree: Tree, node: int) -> dict[str, float]:
     seen = sum(p for p, _ in children)
     unseen = max(0.0, 1 - seen)
     mean = sum(p * below["W"] for p, below in children) / seen
-    cost = tree.target.max_new_tokens - tree.depth[node]
     return {
         "W": sum(p * below["W"] for p, below in children) + unseen * mean,
         "K": sum(p * below["K"] for p, below in children),
-        "R": sum(p * below["R"] for p, below in children) + unseen * mean / cost,
+        "R": sum(p * below["R"] for p, below in children) + unseen * mean,
         "M": sum(p * below["M"] for p, below in children) + unseen,
     }
 
@@ -57,7 +56,7 @@ def test_incremental_backup_equals_the_definition(seed, num_rollouts, tilt):
     tree = random_tree(seed, num_rollouts=num_rollouts, tilt=tilt)
     for node in range(len(tree)):
         expected = recursive(tree, node)
-        for name, column in {"W": tree.log_value, "K": tree.log_known, "R": tree.log_pull, "M": tree.log_open}.items():
+        for name, column in {"W": tree.log_value, "K": tree.log_known, "R": tree.log_rest, "M": tree.log_open}.items():
             assert math.exp(column[node]) == pytest.approx(expected[name], rel=1e-8, abs=1e-9)
 
 

@@ -4,7 +4,7 @@ One round: select branch points, roll out from them with p, score the completion
 completion, `maxent_sample` draws from π(x) ∝ p(x)·exp(λ r(x)). They differ in how they select and what they return.
 
 Legend (as in `maxent_ts.tree`): s a prefix, C(s) its children seen, ρ(s) the prior mass not seen, W the soft value,
-V = log W / λ, R the unseen value per token it may cost to look at.
+V = log W / λ, R = W - K the part of W that is still unseen.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ def maxent_sample(
 ) -> Search:
     """Draw completions from π, without ever paying for one twice.
 
-    Selection walks from the root: to a child with weight p(a|s)·R(sa), out of the tree with weight ρ(s)·U(s) / (tokens a
-    rollout may cost). Returned are draws from the walk that never leaves the tree; once all is seen, exactly from π.
+    Selection walks from the root: to a child with weight p(a|s)·R(sa), out of the tree with weight ρ(s)·U(s). That is the
+    target restricted to what is unseen. Returned are draws from the walk that never leaves the tree; once all is seen, exactly from π.
 
     Args:
         rng: Walks, and draws what is returned.
@@ -152,7 +152,7 @@ def _select_by_bound(exploration: float) -> Select:
 
 
 def _select_by_unseen_value(rng: np.random.Generator) -> Select:
-    """Independent walks in proportion to the unseen value per token."""
+    """Independent walks in proportion to the unseen value."""
 
     def select(tree: Tree, num: int) -> list[int]:
         return [walk(tree) for _ in range(num)]
@@ -161,7 +161,7 @@ def _select_by_unseen_value(rng: np.random.Generator) -> Select:
         node = ROOT
         while True:
             children = list(tree.children[node].values())
-            logits = np.array([tree.log_leave(node), *(tree.logprob[child] + tree.log_pull[child] for child in children)])
+            logits = np.array([tree.log_leave(node), *(tree.logprob[child] + tree.log_rest[child] for child in children)])
             # Gumbel-max: an exact draw from the softmax that needs no normalisation.
             choice = int(np.argmax(logits + rng.gumbel(size=len(logits))))
             if choice == 0:
