@@ -133,8 +133,8 @@ class Tree:
             self._back_up_one(node)
 
     def log_leave(self, node: int) -> float:
-        """Log of ρ(s)·U(s) / c(s): what leaving the tree at this node offers per token it may cost."""
-        return self.log_unseen[node] + self.log_value[node] - math.log(self.target.max_new_tokens - self.depth[node])
+        """Return log of ρ(s)·U(s): the share of W that lies outside the tree at this node."""
+        return self.log_unseen[node] + self.log_value[node]
 
     def back_up_all(self, target: Target, rewards: Sequence[float] | None = None) -> None:
         """Recompute every node for another target, or other rewards; no model call is needed.

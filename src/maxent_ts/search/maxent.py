@@ -68,7 +68,7 @@ def maxent_sample(
     """Draw completions from π, without ever paying for one twice.
 
     Selection walks from the root: to a child with weight p(a|s)·R(sa), out of the tree with weight ρ(s)·U(s). That is the
-    target restricted to what is unseen. Returned are draws from the walk that never leaves the tree; once all is seen, exactly from π.
+    target restricted to what is unseen. Returned are draws from the walk that never leaves the tree; once all is seen, from π.
 
     Args:
         rng: Walks, and draws what is returned.
