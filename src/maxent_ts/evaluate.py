@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Protocol
 
 from maxent_ts.config import MethodConfig, RunConfig
@@ -154,7 +155,7 @@ def _run_task(one: TaskPlan, config: RunConfig, engine: Engine, directory: RunDi
         record = Record(
             task=one.task.name,
             method=method.name,
-            settings=plain(method.settings),
+            settings=plain(job.method.keywords if isinstance(job.method, partial) else {}),
             tilt=job.tilt,
             example_id=example.id,
             seed=list(job.seed),

@@ -77,10 +77,18 @@ def test_an_evaluation_prints_a_table_with_every_method(run, tmp_path):
     """Catches a table that loses rows, columns or the line with the paired difference."""
     code, out, err = run(*eval_toy(tmp_path, "--method", "maxent"))
     assert code == 0
-    for expected in ("greedy", "best_of_n", "maxent", "accuracy", "macro-F1", "reward: maxent − best_of_n", "correlation"):
+    for expected in ("greedy", "best_of_n", "maxent", "accuracy", "macro", "reward: maxent − best_of_n", "correlation"):
         assert expected in out
     assert "36/36 searches" in err
     assert "0 failed" in err
+
+
+def test_the_table_fits_a_terminal_of_80_columns(run, tmp_path, monkeypatch):
+    """Catches columns that are cut to dots in the window that most people have."""
+    monkeypatch.setattr("maxent_ts.cli.tables.WIDTH_WITHOUT_TERMINAL", 80)
+    _, out, _ = run(*eval_toy(tmp_path, "--method", "best_of_n_softmax"))
+    assert "best_of_n_softmax" in out
+    assert "…" not in out
 
 
 def test_json_is_all_that_standard_output_gets(run, tmp_path):

@@ -6,12 +6,16 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 __all__ = ["comparison_lines", "comparison_table", "console", "correlation_lines", "print_summary"]
 
 WIDTH_WITHOUT_TERMINAL = 132
+
+HEADINGS = ("n", "failed", "accuracy", "macro\nF1", "reward\n± 95 %", "gener.\ntokens", "forward\ntokens", "s/item")
+"""Narrow enough, with the longest method's name, for a terminal of 80 columns."""
 
 HEADLINE_BASELINES = ("best_of_n", "greedy")
 """Baselines whose paired differences are printed; the others are in summary.json and in the report."""
@@ -34,9 +38,16 @@ def print_summary(summary: Mapping[str, Any]) -> None:
 
 def comparison_table(task: str, methods: Mapping[str, Any], skipped: Mapping[str, str], budget: int) -> Table:
     """Return the table of one task."""
-    table = Table(title=f"{task}: at most {budget} generated tokens per item", title_justify="left", title_style="bold")
+    table = Table(
+        title=f"{task}: at most {budget} generated tokens per item",
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=0,
+    )
     table.add_column("method", no_wrap=True)
-    for name in ("n", "failed", "accuracy", "macro-F1", "reward (95 %)", "generated", "forwarded", "s/item"):
+    for name in HEADINGS:
         table.add_column(name, justify="right", no_wrap=True)
     for method, row in methods.items():
         table.add_row(
