@@ -49,6 +49,8 @@ class Tree:
         log_known: log K.
         log_open: log M.
         visits: Completions evaluated at or below the node.
+        reward_sum: Sum of their rewards.
+        length_sum: Sum of their lengths in tokens, counted from the root.
         best_reward: The highest reward at or below the node; -inf before any.
         completion: Index into `completions` at a leaf, else `NO_COMPLETION`.
         completions: The evaluated leaves in order of arrival.
@@ -68,6 +70,8 @@ class Tree:
         self.log_known: list[float] = []
         self.log_open: list[float] = []
         self.visits: list[int] = []
+        self.reward_sum: list[float] = []
+        self.length_sum: list[int] = []
         self.best_reward: list[float] = []
         self.completion: list[int] = []
         self.completions: list[Completion] = []
@@ -123,6 +127,8 @@ class Tree:
             self._set_leaf(leaf, reward)
         for node in self.path(leaf):
             self.visits[node] += 1
+            self.reward_sum[node] += reward
+            self.length_sum[node] += self.depth[leaf]
             self.best_reward[node] = max(self.best_reward[node], reward)
         return self.completions[self.completion[leaf]]
 
@@ -151,11 +157,13 @@ class Tree:
             ]
         for node in reversed(range(len(self))):
             self.best_reward[node] = max((self.best_reward[child] for child in self.children[node].values()), default=-math.inf)
+            self.reward_sum[node] = sum(self.reward_sum[child] for child in self.children[node].values())
             if self.completion[node] != NO_COMPLETION:
                 reward = self.completions[self.completion[node]].reward
                 assert reward is not None
                 self._set_leaf(node, reward)
                 self.best_reward[node] = reward
+                self.reward_sum[node] = reward * self.visits[node]
             else:
                 self._back_up_one(node)
 
@@ -265,6 +273,8 @@ class Tree:
         self.log_known.append(-math.inf)
         self.log_open.append(0.0)
         self.visits.append(0)
+        self.reward_sum.append(0.0)
+        self.length_sum.append(0)
         self.best_reward.append(-math.inf)
         self.completion.append(NO_COMPLETION)
         return len(self.parent) - 1

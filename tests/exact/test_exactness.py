@@ -32,7 +32,7 @@ def law_of_weights(outcome: Outcome) -> dict[Tokens, float]:
     return dict(zip([one.tokens for one in outcome.completions], outcome.weights, strict=True))
 
 
-@pytest.mark.parametrize("method", [maxent, maxent_sample])
+@pytest.mark.parametrize("method", [maxent, partial(maxent, selection="bound"), maxent_sample])
 @settings(max_examples=40, deadline=None)
 @given(**MODELS)
 def test_a_fully_expanded_tree_is_the_target(method, num_tokens, length, tilt, eos, seed):
@@ -47,7 +47,7 @@ def test_a_fully_expanded_tree_is_the_target(method, num_tokens, length, tilt, e
     assert found.info["unseen_mass"] == 0.0
 
 
-@pytest.mark.parametrize("method", [maxent, maxent_sample])
+@pytest.mark.parametrize("method", [maxent, partial(maxent, selection="bound"), maxent_sample])
 @settings(max_examples=60, deadline=None)
 @given(num_rollouts=st.integers(1, 30), num_parallel=st.integers(1, 6), **MODELS)
 def test_the_bracket_holds_log_z_at_every_size_of_the_tree(method, num_rollouts, num_parallel, num_tokens, length, tilt, eos, seed):
@@ -97,7 +97,7 @@ def test_without_tilt_the_tree_is_the_model_itself(num_rollouts):
     assert found.info["log_z"] == pytest.approx(0, abs=1e-12)
 
 
-@pytest.mark.parametrize("method", [maxent, maxent_sample])
+@pytest.mark.parametrize("method", [maxent, partial(maxent, selection="bound"), maxent_sample])
 def test_no_completion_is_paid_for_twice(method):
     """Rollouts in flight that collide, or branch into seen tokens, would repeat a completion."""
     engine = TableEngine.random(num_tokens=3, seed=1)

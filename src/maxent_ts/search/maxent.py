@@ -11,20 +11,18 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Generator
-from typing import Any
+from collections.abc import Generator
+from typing import Any, Literal
 
 import numpy as np
 
 from maxent_ts.errors import SettingError
 from maxent_ts.search.base import Parallel, Rewards, Rollouts, Search
+from maxent_ts.search.selection import Select, by_bound, by_improvement, by_unseen_value
 from maxent_ts.tree import ROOT, Tree
 from maxent_ts.types import Completion, Outcome, Target
 
 __all__ = ["maxent", "maxent_sample"]
-
-Select = Callable[[Tree, int], list[int]]
-"""From the tree and the number of rollouts wanted to their branch points; a node named m times gets m rollouts."""
 
 
 def maxent(
@@ -33,25 +31,26 @@ def maxent(
     *,
     num_rollouts: int | None = None,
     num_parallel: int = 4,
-    exploration: float = 0.3,
+    selection: Literal["improvement", "bound"] = "improvement",
+    exploration: float = 1.0,
     num_return_sequences: int = 1,
 ) -> Search:
     """Search for the completion of the highest reward.
 
-    Selection is PUCT on soft values: from the root go to the child, or leave the tree, by the larger of
-    V + c·prior·√n(s) / (1 + n), V scaled to [0, 1] by the rewards seen. The prior of leaving is ρ(s).
-
-    Reference: Silver et al. 2017, "Mastering the game of Go without human knowledge", methods (PUCT).
-
     Args:
-        rng: Unused; all chance lies in the rollouts.
-        target: Gives λ, which sharpens the values, and `max_new_tokens`.
+        rng: Explores while there is nothing yet to judge by.
+        target: Gives λ, which the weights and the "bound" rule use, and `max_new_tokens`.
         num_rollouts: Rollouts in all; None goes on until the budget is spent.
         num_parallel: Rollouts per round. More use the engine better, fewer choose with more knowledge.
-        exploration: c, in units of the range of rewards seen.
+        selection: "improvement" branches where the expected gain over the best so far is worth its tokens; "bound" is PUCT on
+            soft values. See `maxent_ts.search.selection`.
+        exploration: Of "bound" alone: its constant c.
         num_return_sequences: Number of completions returned, best first.
     """
-    tree = yield from _grow(target, _select_by_bound(exploration), num_rollouts, num_parallel)
+    if selection not in ("improvement", "bound"):
+        raise SettingError(f"selection must be 'improvement' or 'bound', but is {selection!r}.")
+    select = by_improvement(rng) if selection == "improvement" else by_bound(exploration)
+    tree = yield from _grow(target, select, num_rollouts, num_parallel)
     completions = tree.completions
     order = sorted(range(len(completions)), key=lambda i: (-_reward(completions[i]), -completions[i].logprob))
     return _outcome(tree, tuple(order[:num_return_sequences]))
@@ -77,7 +76,7 @@ def maxent_sample(
         num_parallel: Rollouts per round.
         num_return_sequences: Number of draws returned, with replacement.
     """
-    tree = yield from _grow(target, _select_by_unseen_value(rng), num_rollouts, num_parallel)
+    tree = yield from _grow(target, by_unseen_value(rng), num_rollouts, num_parallel)
     weights = np.exp(tree.log_weights())
     chosen = rng.choice(len(weights), size=num_return_sequences, p=weights / weights.sum())
     return _outcome(tree, tuple(int(one) for one in chosen))
@@ -111,64 +110,6 @@ def _grow(target: Target, select: Select, num_rollouts: int | None, num_parallel
         tree.back_up([*points, *(leaf for leaf, _ in leaves)])
         num_left -= len(leaves)
     return tree
-
-
-def _select_by_bound(exploration: float) -> Select:
-    """PUCT. Rollouts chosen in the same round count as visits, so that they spread."""
-
-    def select(tree: Tree, num: int) -> list[int]:
-        rewards = [_reward(one) for one in tree.completions]
-        low, high = min(rewards, default=0.0), max(rewards, default=0.0)
-        scale = 1.0 / (high - low) if high > low else 0.0
-        tilt = tree.target.tilt
-        in_flight: Counter[int] = Counter()
-        points = []
-        for _ in range(num):
-            node = ROOT
-            while True:
-                in_flight[node] += 1
-                bonus = exploration * math.sqrt(tree.visits[node] + in_flight[node])
-
-                def bound(one: int, log_prior: float, count: int, bonus: float = bonus) -> float:
-                    value = (tree.log_value[one] / tilt - low) * scale if tilt > 0 else 0.0
-                    return value + bonus * math.exp(log_prior) / (1 + count)
-
-                best, chosen = -math.inf, node
-                if tree.log_unseen[node] > -math.inf:
-                    # Every child but one was once left for; a chain's only child is what the first rollout went on to.
-                    best = bound(node, tree.log_unseen[node], len(tree.children[node]) + points.count(node))
-                for child in tree.children[node].values():
-                    if tree.log_open[child] > -math.inf:
-                        value = bound(child, tree.logprob[child], tree.visits[child] + in_flight[child])
-                        if value > best:
-                            best, chosen = value, child
-                if chosen == node:
-                    points.append(node)
-                    break
-                node = chosen
-        return points
-
-    return select
-
-
-def _select_by_unseen_value(rng: np.random.Generator) -> Select:
-    """Independent walks in proportion to the unseen value."""
-
-    def select(tree: Tree, num: int) -> list[int]:
-        return [walk(tree) for _ in range(num)]
-
-    def walk(tree: Tree) -> int:
-        node = ROOT
-        while True:
-            children = list(tree.children[node].values())
-            logits = np.array([tree.log_leave(node), *(tree.logprob[child] + tree.log_rest[child] for child in children)])
-            # Gumbel-max: an exact draw from the softmax that needs no normalisation.
-            choice = int(np.argmax(logits + rng.gumbel(size=len(logits))))
-            if choice == 0:
-                return node
-            node = children[choice - 1]
-
-    return select
 
 
 def _outcome(tree: Tree, chosen: tuple[int, ...]) -> Outcome:
