@@ -57,6 +57,7 @@ def filled_record(record: Record, task: Task, reward: Reward, example: Example, 
                 for i in heaviest[:NUM_COMPLETIONS_KEPT]
             ],
             "rewards": [completion.reward for completion in outcome.completions],
+            "logprobs": [completion.logprob for completion in outcome.completions],
             "answers": answers,
             "usage": asdict(result.usage),
             "trajectory": list(result.trajectory),

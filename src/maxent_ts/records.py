@@ -84,6 +84,8 @@ class Record(BaseModel):
     """A few of them, the heaviest first."""
     rewards: list[float | None] = []
     """Of all of them, in order of evaluation."""
+    logprobs: list[float] = []
+    """Of all of them, aligned with `rewards`."""
     answers: list[str | None] = []
     """Of all of them, aligned with `rewards`; empty for a task without labels."""
     usage: dict[str, float] = {}

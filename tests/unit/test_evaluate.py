@@ -64,6 +64,8 @@ def test_every_method_has_a_full_record_of_every_item(reference):
         assert record.reward == record.evidence["value"]
         assert record.rewards[[one == record.reward for one in record.rewards].index(True)] == record.completions[0].reward
         assert record.completions[0].text == record.text
+        assert len(record.rewards) == len(record.logprobs) == len(record.answers) == record.num_completions
+        assert record.logprob in record.logprobs
         assert record.usage["generated_tokens"] <= 30
         assert record.trajectory[-1][1] == max(record.rewards)
         assert record.trajectory[-1][0] <= record.usage["generated_tokens"]
