@@ -109,6 +109,7 @@ def differences_figure(rows: Sequence[Mapping[str, Any]]) -> str:
             axes.plot([row["difference"]], [index], "o", color=colour, markersize=5)
         axes.set_yticks(range(len(rows)), [f"− {row['baseline']}" for row in reversed(rows)])
         axes.set_ylim(-0.6, len(rows) - 0.4)
+        axes.locator_params(axis="x", nbins=6)
         axes.set_xlabel(f"{rows[0]['metric']}: {rows[0]['method']} − baseline, 95 % interval")
         return _svg(figure, f"Paired differences in {rows[0]['metric']}")
 
