@@ -71,7 +71,8 @@ class RunConfig(BaseModel):
     data_dir: Path | None = None
     output_dir: Path = Path("runs/run")
     batch_size: int | None = Field(default=None, ge=1)
-    max_concurrent: int = Field(default=64, ge=1)
+    max_concurrent: int = Field(default=16, ge=1)
+    """Searches under way at once: enough to fill a batch, few enough that a search finds its keys and values where it left them."""
     save_trees: int = Field(default=1, ge=0)
     """Search trees kept for each task: those of the first examples, of every method that grows one."""
 

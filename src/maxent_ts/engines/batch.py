@@ -110,11 +110,12 @@ class Batch:
         self._contents[slot] = None
         if not self._shares_prompts and (content is None or content.prompt != prompt):
             self._cache.write(slot, 0, tuple(tensor[:, : entry.num_tokens] for tensor in entry.key_values))
-        known = shared
-        for piece in pieces:
-            if piece.stop > known:
-                self._cache.write(slot, offset + known, piece.key_values(known))
-                known = piece.stop
+        missing = [piece for piece in pieces if piece.stop > shared]
+        known = missing[-1].stop if missing else shared
+        if missing:
+            # Joined before they are written: a beam's path is one segment per token, and many small copies are slow.
+            parts = [piece.key_values(max(shared, piece.start)) for piece in missing]
+            self._cache.write(slot, offset + shared, tuple(torch.cat(one, dim=1) for one in zip(*parts, strict=True)))
         self._stats.hit_tokens += known
         self._stats.missed_tokens += len(row.tokens) - known
         self._widen(row.policy.max_new_tokens)

@@ -75,6 +75,8 @@ class Piece:
     def key_values(self, start: int) -> KeyValues:
         """Return what belongs to the tokens from `start`, which lies within the piece, up to its end."""
         offset = self.segment.start
+        if start == offset and self.stop - offset == len(self.segment.tokens):
+            return self.segment.key_values
         return tuple(tensor[:, start - offset : self.stop - offset] for tensor in self.segment.key_values)
 
 
