@@ -62,7 +62,7 @@ class Batch:
 class Sampler:
     """Draws samples with random changes to the series and a wording of its own each time."""
 
-    def __init__(self, shared_dir: Path, *, all_subjects: bool, strength: float, seed: int) -> None:
+    def __init__(self, shared_dir: Path, *, all_subjects: bool, strength: float, seed: int | list[int]) -> None:
         self.rng = np.random.default_rng(seed)
         self.strength = strength
         self.har: list[HarItem] = har_training(shared_dir) + (har_training(shared_dir, validation=True) if all_subjects else [])
