@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from maxent_ts.config import check_settings
+from maxent_ts.config import EMBEDDED_MODEL, check_settings
 from maxent_ts.engines.base import Engine
-from maxent_ts.registry import ENGINES, METHODS, load
+from maxent_ts.loading import embedded_model_path, load_named, shared_settings
+from maxent_ts.registry import ENGINES, METHODS
 from maxent_ts.rewards.base import Reward, RewardFunction
 from maxent_ts.rewards.combine import from_function, load_reward
 from maxent_ts.search.run import SearchJob, run_searches
 from maxent_ts.tree import Tree
 from maxent_ts.types import Budget, Completion, Outcome, Policy, Prompt, Usage
 
-__all__ = ["Generation", "generate", "shared_settings"]
+__all__ = ["Generation", "generate"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +84,9 @@ def generate(
     """Search for completions of one prompt under π(x) ∝ p(x)·exp(tilt · reward(x)).
 
     Args:
-        model: An engine; or a model directory, a hub id, or a transformers model with its `tokenizer`, which then becomes an
-            engine for this one call. Make the engine once when you search many prompts.
+        model: An engine; or "embedded" for the model that ships with the package, a model directory, a hub id, or a
+            transformers model with its `tokenizer`, which then becomes an engine for this one call. Make the engine once
+            when you search many prompts.
         prompt: Text, chat messages, token ids, input embeddings, or a `TimeSeriesPrompt`.
         reward: A function with TRL's signature, a name such as "claims", or "file.py:function".
         inputs: Columns that the reward sees, one value each: `{"series": …}`.
@@ -108,10 +109,10 @@ def generate(
     Raises:
         MaxentError: if a name, a setting, the prompt, the model or the reward is wrong; the message says which and what to do.
     """
-    factory = load(METHODS, method, "method")
+    factory = load_named(METHODS, method, "method")
     shared = shared_settings(factory, num_rollouts=num_rollouts, num_return_sequences=num_return_sequences)
     checked = check_settings(method, factory, {**shared, **settings})
-    engine = cast(Engine, model) if hasattr(model, "submit") else load(ENGINES, "hf", "engine")(model, tokenizer)
+    engine = cast(Engine, model) if hasattr(model, "submit") else _as_engine(model, tokenizer)
     job = SearchJob(
         id="prompt",
         prompt=prompt,
@@ -129,14 +130,12 @@ def generate(
     return Generation(result.outcome, result.usage)
 
 
-def shared_settings(factory: Callable[..., Any], *, num_rollouts: int, num_return_sequences: int = 1) -> dict[str, int]:
-    """Return what every method is told in its own words: how many completions to return, and the width of a beam.
-
-    A beam of width `num_rollouts` costs as many generated tokens as that many rollouts. The number of rollouts itself is
-    no setting but a budget, which the driver keeps.
-    """
-    values = {"num_beams": num_rollouts, "num_return_sequences": num_return_sequences}
-    return {name: value for name, value in values.items() if name in inspect.signature(factory).parameters}
+def _as_engine(model: str | Path | Any, tokenizer: Any) -> Engine:
+    """A model in memory is used in the number type and on the device it has."""
+    build = load_named(ENGINES, "hf", "engine")
+    if isinstance(model, (str, Path)):
+        return build(embedded_model_path() if model == EMBEDDED_MODEL else model, tokenizer)
+    return build(model, tokenizer, dtype="auto")
 
 
 def _as_reward(reward: str | RewardFunction | Reward) -> Reward:

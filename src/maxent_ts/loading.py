@@ -7,7 +7,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -16,13 +16,12 @@ from typing import Any
 from maxent_ts.config import MethodConfig, RunConfig, check_settings
 from maxent_ts.engines.base import Engine
 from maxent_ts.errors import MaxentError, MissingExtraError, ModelError, SettingError, UnknownNameError
-from maxent_ts.generate import shared_settings
 from maxent_ts.presets import EMBEDDED_MODEL
 from maxent_ts.registry import ENGINES, METHODS, TASKS, load
 from maxent_ts.search.base import SearchFactory
 from maxent_ts.tasks.base import Task
 
-__all__ = ["embedded_model_path", "load_engine", "load_method", "load_named", "load_task"]
+__all__ = ["embedded_model_path", "load_engine", "load_method", "load_named", "load_task", "shared_settings"]
 
 
 EMBEDDED_MODEL_BATCH_SIZE = 128
@@ -62,6 +61,16 @@ def load_method(method: MethodConfig, *, num_rollouts: int, num_return_sequences
     factory = load_named(METHODS, method.name, "method")
     shared = shared_settings(factory, num_rollouts=num_rollouts, num_return_sequences=num_return_sequences)
     return partial(factory, **check_settings(method.name, factory, {**shared, **method.settings}))
+
+
+def shared_settings(factory: Callable[..., Any], *, num_rollouts: int, num_return_sequences: int = 1) -> dict[str, int]:
+    """Return what every method is told in its own words: how many completions to return, and the width of a beam.
+
+    A beam of width `num_rollouts` costs as many generated tokens as that many rollouts. The number of rollouts itself is
+    no setting but a budget, which the driver keeps.
+    """
+    values = {"num_beams": num_rollouts, "num_return_sequences": num_return_sequences}
+    return {name: value for name, value in values.items() if name in inspect.signature(factory).parameters}
 
 
 def load_engine(config: RunConfig) -> Engine:
