@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from maxent_ts.config import MethodConfig, RunConfig, check_settings
+from maxent_ts.config import MethodConfig, RunConfig, check_settings, shared_settings
 from maxent_ts.engines.base import Engine
 from maxent_ts.errors import MaxentError, MissingExtraError, ModelError, SettingError, UnknownNameError
 from maxent_ts.presets import EMBEDDED_MODEL
