@@ -13,8 +13,7 @@ if TYPE_CHECKING:
     from maxent_ts.engines.hf import HFEngine
     from maxent_ts.engines.table import TableEngine
     from maxent_ts.errors import MaxentError
-    from maxent_ts.evaluate import evaluate
-    from maxent_ts.generate import Generation, generate
+    from maxent_ts.generation import Generation, generate
     from maxent_ts.rewards.combine import WeightedSum
     from maxent_ts.search.run import SearchJob, SearchResult, run_searches
     from maxent_ts.tree import Tree
@@ -36,7 +35,7 @@ _HOMES = {
     "Budget": "maxent_ts.types",
     "Completion": "maxent_ts.types",
     "Embeddings": "maxent_ts.types",
-    "Generation": "maxent_ts.generate",
+    "Generation": "maxent_ts.generation",
     "HFEngine": "maxent_ts.engines.hf",
     "MaxentError": "maxent_ts.errors",
     "Outcome": "maxent_ts.types",
@@ -50,8 +49,7 @@ _HOMES = {
     "Tree": "maxent_ts.tree",
     "Usage": "maxent_ts.types",
     "WeightedSum": "maxent_ts.rewards.combine",
-    "evaluate": "maxent_ts.evaluate",
-    "generate": "maxent_ts.generate",
+    "generate": "maxent_ts.generation",
     "run_searches": "maxent_ts.search.run",
 }
 
@@ -74,7 +72,6 @@ __all__ = [
     "Usage",
     "WeightedSum",
     "__version__",
-    "evaluate",
     "generate",
     "run_searches",
 ]
