@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from maxent_ts.errors import SettingError, UnknownNameError
 from maxent_ts.presets import DEFAULT_METHODS, DEFAULT_PRESET, DEMO_TASKS, EMBEDDED_MODEL, PRESETS
 
-__all__ = ["MethodConfig", "RunConfig", "check_settings", "expand_tasks", "make_config", "parse_assignments", "shared_settings"]
+__all__ = ["MethodConfig", "RunConfig", "check_settings", "expand_tasks", "make_config", "parse_assignments"]
 
 EXECUTION_FIELDS = frozenset({"output_dir", "batch_size", "max_concurrent", "save_trees"})
 """Fields that say how a run is carried out, not what it computes: they may change when a run is continued."""
@@ -198,16 +198,6 @@ def check_settings(name: str, factory: Callable[..., Any], settings: Mapping[str
         if parameter.default is parameter.empty and key not in settings:
             raise SettingError(f"The method '{name}' needs a value for '{key}'. Give it with --set {name}.{key}=VALUE.")
     return {key: _coerce(name, factory, parameters[key], value) for key, value in settings.items()}
-
-
-def shared_settings(factory: Callable[..., Any], *, num_rollouts: int, num_return_sequences: int = 1) -> dict[str, int]:
-    """Return what every method is told in its own words: how many completions to return, and the width of a beam.
-
-    A beam of width `num_rollouts` costs as many generated tokens as that many rollouts. The number of rollouts itself is
-    no setting but a budget, which the driver keeps.
-    """
-    values = {"num_beams": num_rollouts, "num_return_sequences": num_return_sequences}
-    return {name: value for name, value in values.items() if name in inspect.signature(factory).parameters}
 
 
 def _coerce(name: str, factory: Callable[..., Any], parameter: inspect.Parameter, value: Any) -> Any:

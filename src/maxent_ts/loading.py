@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from maxent_ts.config import MethodConfig, RunConfig, check_settings, shared_settings
+from maxent_ts.config import MethodConfig, RunConfig, check_settings
 from maxent_ts.engines.base import Engine
 from maxent_ts.errors import MaxentError, MissingExtraError, ModelError, SettingError, UnknownNameError
 from maxent_ts.presets import EMBEDDED_MODEL
@@ -22,7 +22,6 @@ from maxent_ts.search.base import SearchFactory
 from maxent_ts.tasks.base import Task
 
 __all__ = ["embedded_model_path", "load_engine", "load_method", "load_named", "load_task", "shared_settings"]
-
 
 EMBEDDED_MODEL_BATCH_SIZE = 128
 """Rollouts side by side in so small a model: twice the tokens per second of 32 on a CPU (2500 against 1370 on one core)."""
