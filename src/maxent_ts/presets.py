@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["DEFAULT_METHODS", "DEFAULT_PRESET", "DEMO_TASKS", "EMBEDDED_MODEL", "PRESETS", "Preset"]
+__all__ = ["DEFAULT_METHODS", "DEFAULT_PRESET", "DEMO_LIMIT", "DEMO_TASKS", "EMBEDDED_MODEL", "PRESETS", "Preset"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,9 @@ DEFAULT_METHODS: tuple[str, ...] = (
 
 DEMO_TASKS: tuple[str, ...] = ("m4_caption", "har_cot")
 """What `maxent-ts eval demo` stands for."""
+
+DEMO_LIMIT = 60
+"""Items per task of `demo` unless --limit says otherwise: three minutes on two cores, most of the embedded sample."""
 
 EMBEDDED_MODEL = "embedded"
 """The name of the small time-series language model that ships with the package."""

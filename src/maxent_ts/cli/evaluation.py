@@ -14,7 +14,7 @@ from maxent_ts.cli.tables import print_summary
 from maxent_ts.config import MethodConfig, RunConfig, expand_tasks, make_config, parse_assignments
 from maxent_ts.errors import SettingError
 from maxent_ts.evaluate import evaluate, plan
-from maxent_ts.presets import DEFAULT_METHODS
+from maxent_ts.presets import DEFAULT_METHODS, DEMO_LIMIT
 
 __all__ = ["bounds", "build_config", "parse_weights", "run_eval"]
 
@@ -83,11 +83,13 @@ def build_config(
         tilt = rest.pop("tilt", None)
         configs.append(MethodConfig(name=name, settings=rest, tilt=None if tilt is None else _number(tilt, f"{name}.tilt")))
     weights = parse_weights(reward_weights)
+    limit = DEMO_LIMIT if "demo" in tasks else None
+    values = {**values, "limit": values.get("limit") or limit}
     config = make_config(tasks=expand_tasks(tasks), methods=tuple(configs), reward_weights=weights, **values)
     if values.get("output_dir") is not None:
         return config
     name = "-".join(Path(task.rpartition(":")[0] or task).stem for task in tasks)
-    default = make_config(tasks=config.tasks)
+    default = make_config(tasks=config.tasks, limit=limit)
     suffix = "" if config.digest() == default.digest() else f"-{config.digest()}"
     return config.model_copy(update={"output_dir": Path("runs") / f"{name}{suffix}"})
 
