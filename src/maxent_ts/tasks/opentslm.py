@@ -33,6 +33,10 @@ _SPECIAL_TOKENS = re.compile(r"<\|[^<>]*\|>|</?[a-z_]+>")
 _AROUND_A_LABEL = " \t\r\n.,!?;:\"'`*"
 
 
+HAR_SAMPLING_RATE = 50.0
+"""Points per second of every HAR-CoT window."""
+
+
 class HarCot:
     """Which activity do three axes of acceleration show? OpenTSLM's stage 3 (arXiv 2510.02410).
 
@@ -85,7 +89,13 @@ class HarCot:
                 f"Expected three axes of equal length in {path}, row {number}, but x_axis, y_axis and z_axis have "
                 f"{', '.join(str(len(values)) for values in series)} points."
             )
-        inputs = {"series": series, "series_names": list(HAR_AXES), "labels": self.labels, "task": self.name}
+        inputs = {
+            "series": series,
+            "series_names": list(HAR_AXES),
+            "sampling_rate": HAR_SAMPLING_RATE,
+            "labels": self.labels,
+            "task": self.name,
+        }
         prompt = _with_place(path, number, har_prompt, *series)
         return Example(id=f"{self.name}/{number - 1}", prompt=prompt, inputs=inputs, target=label, stratum=label)
 
