@@ -35,7 +35,9 @@ class Task(Protocol):
     """Examples and how to read an answer."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The name in tables and records."""
+        ...
 
     @property
     def labels(self) -> tuple[str, ...]:
