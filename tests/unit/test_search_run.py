@@ -183,6 +183,20 @@ def test_a_vote_without_answers_to_read_is_refused(table_engine):
         run_one(table_engine, TokenReward(lambda tokens: 0.0), majority_vote)
 
 
+def test_a_parser_that_raises_fails_its_item_alone(table_engine):
+    """A task's answer function is user code too."""
+
+    def picky(text):
+        raise ValueError("cannot read this")
+
+    jobs = [*jobs_of([(0,)], majority_vote), *jobs_of([(1,)], best_of_n)]
+    jobs[1] = SearchJob("fine", (1,), Policy(4), best_of_n, 1.0, Budget(rollouts=3))
+    reward = TokenReward(lambda tokens: 0.0)
+    results = {one.job.id: one for one in run_searches(jobs, table_engine, reward, answer_fn=picky)}
+    assert isinstance(results["item 0"].error, ValueError)
+    assert results["fine"].error is None
+
+
 def test_events_report_progress_and_the_generator_can_be_left(table_engine):
     """A caller that stops reading must not leave generators or contexts behind."""
     events: list[Event] = []

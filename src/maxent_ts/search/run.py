@@ -318,7 +318,10 @@ class _Live:
         if answer_fn is None:
             self.fail(SettingError("This method votes on final answers, but the task has none to read. Use best_of_n or maxent."))
             return
-        self._value = tuple(answer_fn(self.text(completion.tokens)) for completion in self.request.completions)
+        try:
+            self._value = tuple(answer_fn(self.text(completion.tokens)) for completion in self.request.completions)
+        except Exception as error:  # noqa: BLE001 - a task's parser that breaks on one text must not end the other searches
+            self.fail(error)
         self.request = None
 
     def text(self, tokens: Tokens) -> str:
