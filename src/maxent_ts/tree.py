@@ -18,7 +18,7 @@ The tree knows tokens, log-probabilities and rewards. It knows nothing of langua
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -114,10 +114,6 @@ class Tree:
             node = child
         return node
 
-    def set_unseen(self, node: int, log_unseen: float) -> None:
-        """Replace log ρ by the engine's own sum over the unseen tokens, which does not suffer from cancellation."""
-        self.log_unseen[node] = log_unseen
-
     def evaluate(self, leaf: int, reward: float, finish_reason: FinishReason) -> Completion:
         """Make a node an evaluated leaf. Call `back_up` afterwards. A leaf evaluated before keeps its completion."""
         if self.completion[leaf] == NO_COMPLETION:
@@ -132,11 +128,38 @@ class Tree:
             self.best_reward[node] = max(self.best_reward[node], reward)
         return self.completions[self.completion[leaf]]
 
-    def back_up(self, nodes: Sequence[int]) -> None:
-        """Recompute the paths from these nodes to the root, deeper nodes first."""
-        touched = {one for node in nodes for one in self.path(node)}
-        for node in sorted(touched, reverse=True):
+    def extend(
+        self, additions: Sequence[tuple[int, Rollout, float]], log_unseen: Mapping[int, float] | None = None
+    ) -> list[int]:
+        """Hang rollouts with their rewards below nodes, and back up.
+
+        Args:
+            additions: (node, rollout, reward).
+            log_unseen: log ρ at nodes after that, where the engine has summed it over the unseen tokens itself: the sum here
+                suffers from cancellation.
+
+        Returns:
+            The nodes that changed, parents first.
+        """
+        leaves = []
+        for node, rollout, reward in additions:
+            leaves.append(self.add(node, rollout))
+            self.evaluate(leaves[-1], reward, rollout.finish_reason)
+        for node, value in (log_unseen or {}).items():
+            self.log_unseen[node] = value
+        return self.back_up([*(log_unseen or ()), *leaves])
+
+    def back_up(self, nodes: Sequence[int]) -> list[int]:
+        """Recompute the paths from these nodes to the root, deeper nodes first. Returns the nodes on them, parents first."""
+        touched: set[int] = set()
+        for node in nodes:
+            while node != NO_PARENT and node not in touched:
+                touched.add(node)
+                node = self.parent[node]
+        ordered = sorted(touched)
+        for node in reversed(ordered):
             self._back_up_one(node)
+        return ordered
 
     def log_leave(self, node: int) -> float:
         """Return log of ρ(s)·U(s): the share of W that lies outside the tree at this node."""
@@ -166,6 +189,10 @@ class Tree:
                 self.reward_sum[node] = reward * self.visits[node]
             else:
                 self._back_up_one(node)
+
+    def mean_to_write(self, node: int) -> float:
+        """Tokens that a completion from a node still takes, by the mean length of those evaluated below it; at least 1."""
+        return max(self.length_sum[node] / self.visits[node] - self.depth[node], 1.0)
 
     def log_weights(self) -> np.ndarray:
         """The weight of every completion in a walk that never leaves the tree, normalised: child ∝ p·W among those seen.

@@ -21,6 +21,7 @@ __all__ = [
     "Completion",
     "Embeddings",
     "FinishReason",
+    "Marginal",
     "Message",
     "Outcome",
     "Policy",
@@ -201,6 +202,15 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class Marginal:
+    """An estimated probability under π with a 95 % interval."""
+
+    probability: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """What a search returns."""
 
@@ -213,6 +223,8 @@ class Outcome:
     info: Mapping[str, float] = field(default_factory=dict)
     """Diagnostics, such as `log_z_lower` and `log_z_upper`."""
     tree: Tree | None = None
+    marginals: Mapping[str, Marginal] = field(default_factory=dict)
+    """π(answer) for each final answer, where a method estimates it with an error."""
 
     @property
     def best(self) -> Completion:

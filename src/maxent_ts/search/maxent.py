@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -19,11 +19,16 @@ import numpy as np
 from maxent_ts.errors import SettingError
 from maxent_ts.search.base import Parallel, Rewards, Rollouts, Search
 from maxent_ts.search.completions import best_first
-from maxent_ts.search.selection import Select, by_bound, by_improvement, by_unseen_value
+from maxent_ts.search.selection import ByImprovement, ByUnseenValue, Frontier, Select, by_bound
 from maxent_ts.tree import ROOT, Tree
 from maxent_ts.types import Completion, Outcome, Target
 
 __all__ = ["maxent", "maxent_sample"]
+
+
+WHOLE_DRAWS = 0.2
+"""Share of the tokens of `maxent` that follows the model alone: what keeps it from falling far behind best-of-N where
+early choices decide and look like all others."""
 
 
 def maxent(
@@ -50,7 +55,7 @@ def maxent(
     """
     if selection not in ("improvement", "bound"):
         raise SettingError(f"selection must be 'improvement' or 'bound', but is {selection!r}.")
-    select = by_improvement(rng) if selection == "improvement" else by_bound(exploration)
+    select = Frontier(ByImprovement(), WHOLE_DRAWS) if selection == "improvement" else by_bound(exploration)
     tree = yield from _grow(target, select, num_rollouts, num_parallel)
     return _outcome(tree, tuple(best_first(tree.completions)[:num_return_sequences]))
 
@@ -61,21 +66,23 @@ def maxent_sample(
     *,
     num_rollouts: int | None = None,
     num_parallel: int = 4,
+    optimism: float = 0.5,
     num_return_sequences: int = 1,
 ) -> Search:
     """Draw completions from π, without ever paying for one twice.
 
-    Selection walks from the root: to a child with weight p(a|s)·R(sa), out of the tree with weight ρ(s)·U(s). That is the
-    target restricted to what is unseen. Returned are draws from the walk that never leaves the tree; once all is seen, from π.
+    Branches where most of π is unseen: p(s)·ρ(s)·U(s), with some optimism about U. Returned are draws from the walk that
+    never leaves the tree; once all is seen, from π.
 
     Args:
         rng: Walks, and draws what is returned.
         target: Gives λ and `max_new_tokens`.
         num_rollouts: Rollouts in all; None goes on until the budget is spent.
         num_parallel: Rollouts per round.
+        optimism: Of the selection, see `maxent_ts.search.selection.ByUnseenValue`.
         num_return_sequences: Number of draws returned, with replacement.
     """
-    tree = yield from _grow(target, by_unseen_value(rng), num_rollouts, num_parallel)
+    tree = yield from _grow(target, Frontier(ByUnseenValue(optimism)), num_rollouts, num_parallel)
     weights = np.exp(tree.log_weights())
     chosen = rng.choice(len(weights), size=num_return_sequences, p=weights / weights.sum())
     return _outcome(tree, tuple(int(one) for one in chosen))
@@ -86,39 +93,29 @@ def _grow(target: Target, select: Select, num_rollouts: int | None, num_parallel
     if num_parallel < 1:
         raise SettingError(f"num_parallel must be at least 1, but is {num_parallel}.")
     tree = Tree(target)
+    touched: Sequence[int] = ()
     num_left = math.inf if num_rollouts is None else num_rollouts
     while num_left > 0 and not tree.is_exhausted:
         # The first round is one rollout: there is nothing yet to choose by.
         num = int(min(num_parallel, num_left)) if tree.completions else 1
-        points = Counter(select(tree, num))
+        points = Counter(select(tree, touched, num))
         branches = yield Parallel(
             tuple(Rollouts(tree.prefix(node), count, tuple(tree.children[node]), distinct=True) for node, count in points.items())
         )
-        leaves = []
-        for node, branch in zip(points, branches, strict=True):
-            leaves += [(tree.add(node, rollout), rollout.finish_reason) for rollout in branch.rollouts]
-            if not math.isnan(branch.log_unseen):
-                tree.set_unseen(node, branch.log_unseen)
         if all(math.isnan(branch.log_unseen) for branch in branches):
             break
-        if leaves:
-            completions = tuple(Completion(tree.prefix(leaf), tree.path_logprob[leaf], reason) for leaf, reason in leaves)
-            rewards = yield Rewards(completions)
-            for (leaf, reason), reward in zip(leaves, rewards, strict=True):
-                tree.evaluate(leaf, reward, reason)
-        tree.back_up([*points, *(leaf for leaf, _ in leaves)])
-        num_left -= len(leaves)
+        written = [(node, rollout) for node, branch in zip(points, branches, strict=True) for rollout in branch.rollouts]
+        completions = yield from score_written(tree, written)
+        additions = [(node, rollout, reward_of(one)) for (node, rollout), one in zip(written, completions, strict=True)]
+        unseen = {node: branch.log_unseen for node, branch in zip(points, branches, strict=True)}
+        touched = tree.extend(additions, {node: one for node, one in unseen.items() if not math.isnan(one)})
+        num_left -= len(written)
     return tree
 
 
-def _outcome(tree: Tree, chosen: tuple[int, ...]) -> Outcome:
+def _outcome(tree: Tree, chosen: tuple[int, ...], certificate: Certificate) -> Outcome:
     weights = np.exp(tree.log_weights())
-    lower, estimate, upper = tree.log_partition()
-    info = {
-        "log_z_lower": lower,
-        "log_z": estimate,
-        "log_z_upper": upper,
-        "unseen_mass": math.exp(tree.log_open[ROOT]),
-        **tree.statistics(),
-    }
-    return Outcome(tuple(tree.completions), tuple(float(one) for one in weights / weights.sum()), chosen, info, tree)
+    info = {**tree_certificate(tree), **certificate.info}
+    return Outcome(
+        tuple(tree.completions), tuple(float(one) for one in weights / weights.sum()), chosen, info, tree, certificate.marginals
+    )
