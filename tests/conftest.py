@@ -1,6 +1,6 @@
 """Shared by all tests: how many examples property tests try, rewards on token ids, and one call that runs one search.
 
-HYPOTHESIS_PROFILE=long makes every property test without a number of its own try a hundred times as many examples.
+HYPOTHESIS_PROFILE=long makes every property test without a number of its own try fifty times as many examples.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from maxent_ts.types import Budget, Policy, Tokens
 
 # A deadline would time the machine, not the code.
 settings.register_profile("default", max_examples=40, deadline=None)
-settings.register_profile("long", max_examples=4000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("long", max_examples=2000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
