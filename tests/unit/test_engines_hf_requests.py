@@ -16,7 +16,16 @@ from maxent_ts.registry import METHODS, load
 from maxent_ts.search.run import SearchJob, run_searches
 from maxent_ts.types import Budget, Policy, Rollout, Tokens
 from tests.conftest import TokenReward
-from tests.unit.hf_helpers import EOS, VOCABULARY, answers, largest_difference, plain_logprobs, tiny_model, tiny_tokenizer
+from tests.unit.hf_helpers import (
+    EOS,
+    VOCABULARY,
+    answers,
+    largest_difference,
+    plain_logprobs,
+    plain_rows,
+    tiny_model,
+    tiny_tokenizer,
+)
 
 POLICY = Policy(max_new_tokens=12)
 PROMPTS = ([5], [7, 8, 9, 10, 11], [3, 4] * 10)
@@ -175,7 +184,7 @@ def test_completions_of_searches_by_pieces_have_the_models_log_probability(name)
         assert result.usage.generated_tokens <= 120
         assert len(result.outcome.completions) > 3
         for one in result.outcome.completions:
-            rows = [plain_logprobs(model, inputs[int(result.job.id)], one.tokens[:i], POLICY) for i in range(len(one.tokens))]
+            rows = plain_rows(model, inputs[int(result.job.id)], one.tokens, POLICY)[:-1]
             expected = sum(float(row[token]) for row, token in zip(rows, one.tokens, strict=True))
             assert one.logprob == pytest.approx(expected, abs=1e-4)
             assert one.finish_reason == ("eos" if one.tokens[-1] == EOS else "length")
