@@ -60,7 +60,7 @@ def is_open(hypothesis: Completion) -> bool:
 
 
 def length_normalised(hypothesis: Completion, length_penalty: float) -> float:
-    """Return log p / length**length_penalty (Wu et al. 2016, arXiv 1609.08144, section 7, as transformers has it)."""
+    """Return log p / length**length_penalty, nats: the score by which transformers ranks beams."""
     return hypothesis.logprob / max(1, len(hypothesis.tokens)) ** length_penalty
 
 

@@ -40,7 +40,7 @@ def metropolis(
 ) -> Search:
     """Walk over completions by Metropolis-Hastings steps whose law tends to π, and return draws from the states visited.
 
-    The transition is that of power sampling (Karan and Du 2025, arXiv 2510.14901, section 4), which is the reward log p with
+    The transition is that of power sampling (Karan and Du 2025, arXiv 2510.14901, algorithm 1), which is the reward log p with
     tilt alpha - 1. The paper lets completions grow block by block and runs the chain at each stage; here a chain starts
     from one whole draw from p. `info["acceptance_rate"]` is the share of proposals accepted.
 

@@ -11,7 +11,7 @@ k `num_beams`, G the perturbed log-probability of the paper, κ its threshold. W
 Given T(s), the first of the children of s to have an arrival has it at T(s), and is a with probability p(a|s). After it
 every other child still waits without memory, so the next one is ∝ p(a|s) among the rest, later by an exponential time whose rate
 is p(s) times their share. That is `NextTokens(do_sample=True)` with gaps of known rates, and equals the paper's top-down
-Gumbels (section 3.3 and algorithm 1), of which it needs no truncated inverse.
+Gumbels (section 3 and algorithm 1), of which it needs no truncated inverse.
 """
 
 from __future__ import annotations

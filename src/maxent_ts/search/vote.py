@@ -41,7 +41,7 @@ def weighted_vote(rng: np.random.Generator, target: Target, *, num_rollouts: int
     winner is the estimated maximum a posteriori answer. At λ = 0 this is `majority_vote`. Completions without a valid
     answer have no vote. `info["vote_share"]` is the winner's estimated π(a).
 
-    Reference: the weighted sum of self-consistency, Wang et al. 2023, arXiv 2203.11171, section 3.1, with exp(λ r) as weight.
+    Reference: the weighted sum of self-consistency, Wang et al. 2023, arXiv 2203.11171, section 2, with exp(λ r) as weight.
 
     Args:
         rng: Unused; the draws belong to the engine.
