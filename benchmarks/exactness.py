@@ -18,10 +18,10 @@ from contextlib import contextmanager
 import numpy as np
 
 from maxent_ts.engines.table import TableEngine
+from maxent_ts.search.best_of_n import best_of_n_softmax
 from maxent_ts.search.exact import exact, frozen_tree_law, total_variation
 from maxent_ts.search.maxent import maxent_sample
 from maxent_ts.search.run import SearchJob, run_searches
-from maxent_ts.search.sampling import best_of_n_softmax
 from maxent_ts.tree import Tree
 from maxent_ts.types import Budget, Outcome, Policy
 

@@ -116,6 +116,8 @@ class Target:
     """Whether the reward also scores unfinished completions: `search.base.PrefixRewards`."""
     has_answers: bool = False
     """Whether completions state final answers that can be read: `search.base.Answers`."""
+    max_generated_tokens: int | None = None
+    """The budget, for methods that must plan to finish what they begin; None where tokens are not bounded."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.tilt) and self.tilt >= 0):

@@ -97,6 +97,7 @@ class Live:
             reward.range,
             has_prefix_rewards=prefix_function(reward) is not None,
             has_answers=answer_fn is not None,
+            max_generated_tokens=job.budget.generated_tokens,
         )
         try:
             self._context = engine.open(job.prompt, job.policy)
