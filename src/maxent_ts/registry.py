@@ -21,6 +21,8 @@ METHODS: Mapping[str, str] = {
     "exact": "maxent_ts.search.exact:exact",
     "maxent": "maxent_ts.search.maxent:maxent",
     "maxent_sample": "maxent_ts.search.maxent:maxent_sample",
+    "dts": "maxent_ts.search.dts:dts",
+    "dts_star": "maxent_ts.search.dts:dts_star",
 }
 
 ENGINES: Mapping[str, str] = {
