@@ -21,8 +21,11 @@ METHODS: Mapping[str, str] = {
     "exact": "maxent_ts.search.exact:exact",
     "maxent": "maxent_ts.search.maxent:maxent",
     "maxent_sample": "maxent_ts.search.maxent:maxent_sample",
+    "mcts": "maxent_ts.search.mcts:mcts",
     "dts": "maxent_ts.search.dts:dts",
     "dts_star": "maxent_ts.search.dts:dts_star",
+    "ablation_sum_backup": "maxent_ts.search.ablations:ablation_sum_backup",
+    "ablation_mean_backup": "maxent_ts.search.ablations:ablation_mean_backup",
 }
 
 ENGINES: Mapping[str, str] = {

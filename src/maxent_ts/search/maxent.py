@@ -23,7 +23,7 @@ from maxent_ts.search.selection import Select, by_bound, by_improvement, by_unse
 from maxent_ts.tree import ROOT, Tree
 from maxent_ts.types import Completion, Outcome, Target
 
-__all__ = ["maxent", "maxent_sample"]
+__all__ = ["grow", "maxent", "maxent_sample"]
 
 
 def maxent(
@@ -51,7 +51,7 @@ def maxent(
     if selection not in ("improvement", "bound"):
         raise SettingError(f"selection must be 'improvement' or 'bound', but is {selection!r}.")
     select = by_improvement(rng) if selection == "improvement" else by_bound(exploration)
-    tree = yield from _grow(target, select, num_rollouts, num_parallel)
+    tree = yield from grow(target, select, num_rollouts, num_parallel)
     return _outcome(tree, tuple(best_first(tree.completions)[:num_return_sequences]))
 
 
@@ -75,13 +75,13 @@ def maxent_sample(
         num_parallel: Rollouts per round.
         num_return_sequences: Number of draws returned, with replacement.
     """
-    tree = yield from _grow(target, by_unseen_value(rng), num_rollouts, num_parallel)
+    tree = yield from grow(target, by_unseen_value(rng), num_rollouts, num_parallel)
     weights = np.exp(tree.log_weights())
     chosen = rng.choice(len(weights), size=num_return_sequences, p=weights / weights.sum())
     return _outcome(tree, tuple(int(one) for one in chosen))
 
 
-def _grow(target: Target, select: Select, num_rollouts: int | None, num_parallel: int) -> Generator[Any, Any, Tree]:
+def grow(target: Target, select: Select, num_rollouts: int | None, num_parallel: int) -> Generator[Any, Any, Tree]:
     """Rounds of select, roll out, score, back up, until the rollouts, the budget or the unseen completions run out."""
     if num_parallel < 1:
         raise SettingError(f"num_parallel must be at least 1, but is {num_parallel}.")
