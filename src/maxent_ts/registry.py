@@ -23,9 +23,15 @@ METHODS: Mapping[str, str] = {
     "diverse_beam": "maxent_ts.search.diverse_beam:diverse_beam",
     "stochastic_beam": "maxent_ts.search.stochastic_beam:stochastic_beam",
     "metropolis": "maxent_ts.search.metropolis:metropolis",
+    "exact_sample": "maxent_ts.search.exact_sample:exact_sample",
     "exact": "maxent_ts.search.exact:exact",
     "maxent": "maxent_ts.search.maxent:maxent",
     "maxent_sample": "maxent_ts.search.maxent:maxent_sample",
+    "mcts": "maxent_ts.search.mcts:mcts",
+    "dts": "maxent_ts.search.dts:dts",
+    "dts_star": "maxent_ts.search.dts:dts_star",
+    "ablation_sum_backup": "maxent_ts.search.ablations:ablation_sum_backup",
+    "ablation_mean_backup": "maxent_ts.search.ablations:ablation_mean_backup",
 }
 
 METHODS_THAT_VOTE = frozenset({"majority_vote", "weighted_vote"})

@@ -114,6 +114,10 @@ class Tree:
             node = child
         return node
 
+    def set_unseen(self, node: int, log_unseen: float) -> None:
+        """Replace log ρ by the engine's own sum over the unseen tokens, which does not suffer from cancellation."""
+        self.log_unseen[node] = log_unseen
+
     def evaluate(self, leaf: int, reward: float, finish_reason: FinishReason) -> Completion:
         """Make a node an evaluated leaf. Call `back_up` afterwards. A leaf evaluated before keeps its completion."""
         if self.completion[leaf] == NO_COMPLETION:
@@ -128,15 +132,12 @@ class Tree:
             self.best_reward[node] = max(self.best_reward[node], reward)
         return self.completions[self.completion[leaf]]
 
-    def extend(
-        self, additions: Sequence[tuple[int, Rollout, float]], log_unseen: Mapping[int, float] | None = None
-    ) -> list[int]:
+    def extend(self, additions: Sequence[tuple[int, Rollout, float]], log_unseen: Mapping[int, float] | None = None) -> list[int]:
         """Hang rollouts with their rewards below nodes, and back up.
 
         Args:
             additions: (node, rollout, reward).
-            log_unseen: log ρ at nodes after that, where the engine has summed it over the unseen tokens itself: the sum here
-                suffers from cancellation.
+            log_unseen: log ρ at nodes after that, for `set_unseen`.
 
         Returns:
             The nodes that changed, parents first.
@@ -146,7 +147,7 @@ class Tree:
             leaves.append(self.add(node, rollout))
             self.evaluate(leaves[-1], reward, rollout.finish_reason)
         for node, value in (log_unseen or {}).items():
-            self.log_unseen[node] = value
+            self.set_unseen(node, value)
         return self.back_up([*(log_unseen or ()), *leaves])
 
     def back_up(self, nodes: Sequence[int]) -> list[int]:
@@ -214,6 +215,14 @@ class Tree:
             if completion != NO_COMPLETION:
                 log_weights[completion] = log_share[node]
         return log_weights
+
+    def log_posterior(self) -> np.ndarray:
+        """Log of p(x)·exp(λ r(x)) / W(root) for every completion: its share of the frozen tree's law, which may leave the tree.
+
+        Returns:
+            float64 array of shape [number of completions], logs of numbers that sum to K(root) / W(root).
+        """
+        return np.array([one.logprob + self.target.tilt * (one.reward or 0.0) for one in self.completions]) - self.log_value[ROOT]
 
     def log_partition(self) -> tuple[float, float, float]:
         """Estimate and bracket of log Z.

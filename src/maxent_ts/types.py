@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from maxent_ts.errors import SettingError
@@ -118,6 +118,12 @@ class Target:
     """Whether completions state final answers that can be read: `search.base.Answers`."""
     max_generated_tokens: int | None = None
     """The budget, for methods that must plan to finish what they begin; None where tokens are not bounded."""
+    max_rollouts: int | None = None
+    """The same in rollouts."""
+
+    def with_tilt(self, tilt: float) -> Target:
+        """Return the same target with another λ."""
+        return replace(self, tilt=tilt)
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.tilt) and self.tilt >= 0):

@@ -71,9 +71,7 @@ def draw_fresh(tree: Tree, num: int, rng: np.random.Generator) -> Generator[Any,
             break  # A shorter one further on may have been affordable; to keep it would favour short completions.
         written.append((node, branch.rollouts[0]))
     completions = yield from score_written(tree, written)
-    additions = tuple(
-        (node, rollout, reward_of(one)) for (node, rollout), one in zip(written, completions, strict=True)
-    )
+    additions = tuple((node, rollout, reward_of(one)) for (node, rollout), one in zip(written, completions, strict=True))
     log_values = np.array([tree.log_value[node] for node, _ in written])
     rewards = np.array([reward_of(one) for one in completions])
     return FreshDraws(additions, completions, tree.target.tilt * rewards - log_values)
@@ -144,8 +142,7 @@ def _distance(tree: Tree, weights: np.ndarray, log_z: float) -> float:
     """TV between the weights and π if log Z were this. It is convex in 1 / Z, so the ends of a bracket bound it."""
     if not math.isfinite(log_z):
         return 1.0
-    logits = np.array([one.logprob + tree.target.tilt * reward_of(one) for one in tree.completions])
-    target = np.exp(logits - log_z)
+    target = np.exp(tree.log_posterior() + tree.log_value[ROOT] - log_z)
     return min(0.5 * float(np.abs(weights - target).sum() + max(1.0 - target.sum(), 0.0)), 1.0)
 
 
@@ -165,12 +162,9 @@ def _log_interval(estimate: float, error: float, num: int) -> tuple[float, float
     return math.log(estimate) - width, math.log(estimate) + width
 
 
-def _marginals(
-    tree: Tree, answers: Sequence[str | None], ratios: np.ndarray, known: float, rest: float
-) -> dict[str, Marginal]:
+def _marginals(tree: Tree, answers: Sequence[str | None], ratios: np.ndarray, known: float, rest: float) -> dict[str, Marginal]:
     """π(answer) as ratios of two estimates, with intervals by the delta method on the logit."""
-    log_known = np.array([one.logprob + tree.target.tilt * reward_of(one) for one in tree.completions])
-    inside = np.exp(log_known - tree.log_value[ROOT])
+    inside = np.exp(tree.log_posterior())
     num = len(tree.completions)
     total = known + rest * float(ratios.mean())
     found = {}

@@ -70,7 +70,7 @@ def exact_sample(
         proposals = yield from _finish(tree, walks)
         if not proposals:
             break
-        for node, rollout, completion in proposals:
+        for _, rollout, completion in proposals:
             num_proposals += 1
             num_left -= rollout is not None
             log_accept = 0.0 if rollout is None else target.tilt * (reward_of(completion) - target.reward_range[1])

@@ -98,6 +98,7 @@ class Live:
             has_prefix_rewards=prefix_function(reward) is not None,
             has_answers=answer_fn is not None,
             max_generated_tokens=job.budget.generated_tokens,
+            max_rollouts=job.budget.rollouts,
         )
         try:
             self._context = engine.open(job.prompt, job.policy)

@@ -13,16 +13,17 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 from scipy.special import log_ndtr, ndtr
 
+from maxent_ts.errors import SettingError
 from maxent_ts.search.beliefs import Beliefs
 from maxent_ts.search.completions import reward_of
 from maxent_ts.tree import NO_PARENT, ROOT, Tree
 
-__all__ = ["ByImprovement", "ByUnseenValue", "Frontier", "Score", "Select", "by_bound"]
+__all__ = ["BranchOn", "ByImprovement", "ByUnseenValue", "Frontier", "Score", "Select", "by_bound"]
 
 Select = Callable[[Tree, Sequence[int], int], list[int]]
 """`(tree, touched, num) -> nodes`; `touched` are the nodes that changed since the last call, parents before children."""
@@ -39,6 +40,17 @@ NUM_COMPLETIONS_TO_JUDGE_BY = 4
 
 WORTH = 0.3
 """An improvement counts from so many standard deviations of the model's rewards: without it, last words are polished."""
+
+
+BranchOn = Literal["token", "segment", "entropy"]
+BRANCH_ON: tuple[str, ...] = get_args(BranchOn)
+
+SEGMENT_TOKENS = 8
+
+DECIDED = 0.7
+
+PENALTY_ELSEWHERE = 1e6
+"""Nats: more than scores ever differ by."""
 
 
 class Score(Protocol):
@@ -60,9 +72,14 @@ class Frontier:
         score: The rule.
         whole_draws: The share of tokens that goes, whatever the score, to where a fresh draw from the model would most
             probably leave the tree.
+        branch_on: Nodes to prefer: "segment", those at every `SEGMENT_TOKENS`-th token; "entropy", those where the token that
+            the model wrote first had a probability below `DECIDED`. The others come when these have nothing unseen left.
     """
 
-    def __init__(self, score: Score, whole_draws: float = 0.0) -> None:
+    def __init__(self, score: Score, whole_draws: float = 0.0, branch_on: BranchOn = "token") -> None:
+        if branch_on not in BRANCH_ON:
+            raise SettingError(f"branch_on must be one of {', '.join(BRANCH_ON)}, but is {branch_on!r}.")
+        self._branch_on = branch_on
         self._score = score
         self._whole_draws = whole_draws
         self._num_whole_draw_tokens = 0.0
@@ -81,7 +98,10 @@ class Frontier:
         nodes = range(len(tree)) if self._score.is_stale(tree, touched) else touched
         indices = np.asarray(nodes, dtype=np.int64)
         self._masses[indices] = masses = log_unseen_mass(tree, nodes)
-        self._scores[indices] = np.where(np.isneginf(masses), -np.inf, self._score(tree, nodes))
+        scores = np.where(np.isneginf(masses), -np.inf, self._score(tree, nodes))
+        if self._branch_on != "token":
+            scores = scores - PENALTY_ELSEWHERE * self._is_elsewhere(tree, nodes)
+        self._scores[indices] = scores
         points = []
         for _ in range(num):
             is_whole = self._num_whole_draw_tokens < self._whole_draws * len(tree)
@@ -92,6 +112,13 @@ class Frontier:
                 one[point] -= PENALTY_IN_FLIGHT
             points.append(point)
         return points
+
+    def _is_elsewhere(self, tree: Tree, nodes: Sequence[int]) -> np.ndarray:
+        """Whether nodes are not among those to branch on: bool [number of nodes]."""
+        if self._branch_on == "segment":
+            return np.array([tree.depth[node] % SEGMENT_TOKENS != 0 for node in nodes])
+        first = [next(iter(tree.children[node].values()), ROOT) for node in nodes]
+        return np.array([tree.logprob[one] > math.log(DECIDED) for one in first])
 
 
 class ByUnseenValue:
