@@ -18,6 +18,8 @@ METHODS: Mapping[str, str] = {
     "best_of_n_softmax": "maxent_ts.search.sampling:best_of_n_softmax",
     "majority_vote": "maxent_ts.search.sampling:majority_vote",
     "beam": "maxent_ts.search.beam:beam",
+    "smc": "maxent_ts.search.smc:smc",
+    "particle_gibbs": "maxent_ts.search.particle_gibbs:particle_gibbs",
     "exact": "maxent_ts.search.exact:exact",
     "maxent": "maxent_ts.search.maxent:maxent",
     "maxent_sample": "maxent_ts.search.maxent:maxent_sample",
