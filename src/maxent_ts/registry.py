@@ -20,6 +20,8 @@ METHODS: Mapping[str, str] = {
     "beam": "maxent_ts.search.beam:beam",
     "smc": "maxent_ts.search.smc:smc",
     "particle_gibbs": "maxent_ts.search.particle_gibbs:particle_gibbs",
+    "ets": "maxent_ts.search.ets:ets",
+    "vgb": "maxent_ts.search.vgb:vgb",
     "exact": "maxent_ts.search.exact:exact",
     "maxent": "maxent_ts.search.maxent:maxent",
     "maxent_sample": "maxent_ts.search.maxent:maxent_sample",
