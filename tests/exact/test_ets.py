@@ -52,7 +52,7 @@ def two_candidates_law(truth, tilt, block, prefix=()):
     return found
 
 
-@pytest.mark.parametrize(("tilt", "block"), [(0.0, 1), (1.0, 3), (1.0, 1), (3.0, 2), (3.0, 1)])
+@pytest.mark.parametrize(("tilt", "block"), [(0.0, 1), (1.0, 3), (3.0, 1)])
 def test_two_candidates_have_the_law_that_enumeration_gives(tilt, block):
     """Mean of 24 000 completions' draws against the sum over all pairs at every level: within 0.03, where π is further off.
 

@@ -72,14 +72,14 @@ def steps(tilt, num_seeds, **settings):
 
 @pytest.mark.parametrize(("tilt", "ess_threshold"), [(0.0, 1.0), (1.0, 1.0), (1.0, 0.7), (3.0, 1.0), (3.0, 0.7)])
 def test_a_step_from_the_target_stays_in_the_target(tilt, ess_threshold):
-    """χ² after one step of three particles with a noisy ψ over 3000 seeds; fails by chance once in 10⁵."""
-    statistic, degrees = steps(tilt, 3000, ess_threshold=ess_threshold)
+    """χ² after one step of three particles with a noisy ψ over 2000 seeds; fails by chance once in 10⁵."""
+    statistic, degrees = steps(tilt, 2000, ess_threshold=ess_threshold)
     assert statistic < chi2.ppf(1 - 1e-5, degrees)
 
 
 def test_a_sweep_that_retains_nothing_leaves_the_target():
     """The test above has power: three fresh particles, the same ψ and the same final draw are far from π."""
-    statistic, degrees = steps(3.0, 3000, retains=False)
+    statistic, degrees = steps(3.0, 2000, retains=False)
     assert statistic > chi2.ppf(1 - 1e-5, degrees)
 
 

@@ -30,6 +30,7 @@ __all__ = ["vgb"]
 EVERY_TOKEN = 1 << 30
 ROOT = 0
 NO_PARENT = -1
+STEPS_PER_PREFIX = 1000
 
 
 def vgb(
@@ -63,8 +64,8 @@ def vgb(
     Args:
         rng: Walks, and draws what is returned.
         target: Gives λ, `max_new_tokens`, and whether there are prefix rewards.
-        num_steps: Steps at most; the walk ends earlier when the budget is spent. None is 1000 and a hundred for each prefix it
-            has come to: by then what it has paid for is well walked.
+        num_steps: Steps at most; the walk ends earlier when the budget is spent. None is a thousand for each prefix it has
+            come to: by then what it has paid for is well walked.
         num_completions: Without prefix rewards, completions per estimate of V̂.
         num_candidates: Children considered at each prefix, the likeliest. None takes every token: only then is π the limit,
             unless the sampling policy itself has no more tokens.
@@ -80,7 +81,7 @@ def vgb(
     drawn = yield from walk.score((yield from draw(1)))
     visits: list[int] = []
     index = num_taken = 0
-    while num_taken < (num_steps or 1000 + 100 * len(walk.nodes)) and (
+    while num_taken < (num_steps or STEPS_PER_PREFIX * len(walk.nodes)) and (
         yield from walk.expand(index, drawn if index == ROOT else [])
     ):
         visits.append(index)
