@@ -1,0 +1,42 @@
+"""Which registered methods claim to draw from π, and which look for the best completion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from maxent_ts.registry import METHODS
+
+__all__ = ["OPTIMISERS", "SAMPLERS", "chosen_methods", "optimisers", "samplers"]
+
+SAMPLERS = (
+    "best_of_n_softmax",
+    "stochastic_beam",
+    "metropolis",
+    "smc",
+    "particle_gibbs",
+    "ets",
+    "vgb",
+    "dts",
+    "exact_sample",
+    "maxent_sample",
+)
+"""Their outcomes' weights, or their trees, are estimates of π."""
+
+OPTIMISERS = ("greedy", "best_of_n", "beam", "diverse_beam", "mcts", "dts_star", "maxent")
+"""Their weights say little of π: they are left out of the tables of distances. `sample` aims at p, `majority_vote` at answers,
+and `exact` is the enumeration itself."""
+
+
+def samplers() -> tuple[str, ...]:
+    """The registered samplers, in the order of the tables."""
+    return tuple(name for name in SAMPLERS if name in METHODS)
+
+
+def optimisers() -> tuple[str, ...]:
+    """The registered optimisers, in the order of the tables."""
+    return tuple(name for name in OPTIMISERS if name in METHODS)
+
+
+def chosen_methods(wanted: Sequence[str] | None, known: Sequence[str]) -> tuple[str, ...]:
+    """Those of `known` that the user asked for; all of them without a wish."""
+    return tuple(name for name in known if not wanted or name in wanted)
