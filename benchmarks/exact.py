@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from rich.console import Console
-from yardstick.methods import chosen_methods, samplers
+from yardstick.methods import chosen_methods, optimisers, samplers
 from yardstick.sections import SECTIONS, Plan, measure_all, units
 from yardstick.tables import Means, gates, print_tables
 
@@ -29,14 +29,20 @@ def main() -> None:
     """Measure, print the tables, and end with the gates."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--section", action="append", choices=SECTIONS, help="may be given several times; all without it")
-    parser.add_argument("--method", action="append", help="may be given several times; all registered samplers without it")
+    parser.add_argument(
+        "--method",
+        action="append",
+        help="may be given several times; without it all samplers, and optimisers where best rewards are compared",
+    )
     parser.add_argument("--quick", action="store_true", help="12 models instead of 30, and no budgets above 2048")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--json", nargs="?", const="-", metavar="PATH", help="write all means to PATH; the last line is the gates")
     arguments = parser.parse_args()
     plan = QUICK if arguments.quick else FULL
     methods = chosen_methods(arguments.method, samplers())
-    work = [unit for section in arguments.section or SECTIONS for unit in units(section, methods, plan)]
+    everything = methods + chosen_methods(arguments.method, optimisers())
+    sections = arguments.section or SECTIONS
+    work = [one for name in sections for one in units(name, everything if name == "language" else methods, plan)]
     started = time.perf_counter()
 
     def on_unit(done: int) -> None:

@@ -1,6 +1,6 @@
 """One search on one model, and how far its law is from π.
 
-Legend: π the enumerated target, q a method's law, TV = ½ Σ |q - π|, KL = Σ q log(q / π): finite also where q leaves completions out.
+Legend: π the enumerated target, q a method's law, TV = ½ Σ |q - π|, KL = Σ q log(q / π): finite if q leaves completions out.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from maxent_ts.search.maxent import maxent_sample
 
-from . import absorbing, enumerable, grammar, verifier
+from . import absorbing, counted, enumerable, grammar, verifier
 from .measure import Row, Subject, distances, enumerate_truth, law, measure_builds, measure_method, search
 
 __all__ = ["SECTIONS", "Plan", "Unit", "measure_all", "measure_unit", "units"]
@@ -54,6 +54,9 @@ class Unit:
 def units(section: str, methods: tuple[str, ...], plan: Plan) -> Iterator[Unit]:
     """The units of a section, the slowest first."""
     if section == "language":
+        for table, sizes in counted.TABLES.items():
+            for seed in range(plan.num_models_of_language):
+                yield Unit(section, table, seed, methods, sizes)
         return
     if section == "enumerable":
         for setting in reversed(enumerable.SETTINGS):
@@ -84,9 +87,12 @@ def subject_of(unit: Unit) -> Subject:
 
 def measure_unit(unit: Unit) -> list[Row]:
     """Measure every method on one model."""
+    if unit.section == "language":
+        rows = counted.measure_table(unit.table, unit.seed, unit.methods, unit.sizes)
+        return [replace(row, table=f"{unit.section}: {row.table}") for row in rows]
     subject = subject_of(unit)
     truth = enumerate_truth(subject)
-    rows: list[Row] = []
+    rows = []
     for method in unit.methods:
         if unit.num_builds > 1:
             table = f"{unit.table}: mean law of {unit.num_builds} builds"
