@@ -62,7 +62,7 @@ class Machine:
 
     @cached_property
     def following(self) -> np.ndarray | None:
-        """Table of shape [states, vocabulary]: the next state where every token leads to one state; None for machines with a choice."""
+        """Table [states, vocabulary]: the next state where every token leads to one state; None for machines with a choice."""
         pairs = self.source * len(self.vocabulary) + self.token
         if len(np.unique(pairs)) != len(pairs) or np.count_nonzero(self.start) != 1:
             return None

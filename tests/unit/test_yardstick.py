@@ -150,17 +150,8 @@ def test_without_evidence_the_law_of_the_count_is_a_distribution_at_full_length(
 
 def test_the_highest_count_does_not_underflow():
     """The law of the count says 0 where p is below 1e-308; the longest completion is possible all the same."""
-    machine = Machine(
-        "rare",
-        ("a", "b"),
-        np.ones(1),
-        np.zeros(2, int),
-        np.arange(2),
-        np.zeros(2, int),
-        np.array([1e-4, 1 - 1e-4]),
-        np.zeros(1),
-        NEVER,
-    )
+    nowhere, rare = np.zeros(2, int), np.array([1e-4, 1 - 1e-4])
+    machine = Machine("rare", ("a", "b"), np.ones(1), nowhere, np.arange(2), nowhere, rare, np.zeros(1), NEVER)
     automaton = count_tokens("a", 2, [0], most=200)
     assert count_law(machine, automaton, 100)[100] == 0
     assert highest_count(machine, automaton, 100) == 100
@@ -307,9 +298,8 @@ def test_the_mean_law_of_builds_is_nearer_than_that_of_one():
     subject = Subject(setting.engine(0), enumerable.reward_of_family("additive", setting, 0), setting.length, setting.tilt, 0)
     truth = enumerate_truth(subject)
     (mean,) = measure_builds("t", "best_of_n_softmax", subject, truth, (10,), 20)
-    alone = [
-        distances(law("x", search(subject, "best_of_n_softmax", 10, build).outcome, truth), truth.weights) for build in range(20)
-    ]
+    outcomes = [search(subject, "best_of_n_softmax", 10, build).outcome for build in range(20)]
+    alone = [distances(law("best_of_n_softmax", one, truth), truth.weights) for one in outcomes]
     assert mean.values["tv"] <= np.mean([one["tv"] for one in alone])
     assert mean.values["tv"] < min(one["tv"] for one in alone)
 
