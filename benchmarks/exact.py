@@ -1,6 +1,6 @@
 """Every method against posteriors that are known exactly.
 
-    python benchmarks/exact.py [--quick] [--section enumerable|language|verifier|absorbing|grammar] [--method NAME] [--json [PATH]]
+    python benchmarks/exact.py [--quick] [--section NAME] [--table WORDS] [--method NAME] [--json [PATH]]
 
 A budget is N rollouts' worth of generated tokens, N·max_new_tokens. The law of a method is that of its next returned draw: for
 MaxEnt-TS the walk that may leave the tree (`search.exact.frozen_tree_law`), for all others the outcome's weights. TV and KL
@@ -21,14 +21,19 @@ from yardstick.methods import chosen_methods, optimisers, samplers
 from yardstick.sections import SECTIONS, Plan, measure_all, units
 from yardstick.tables import Means, gates, print_tables
 
-FULL = Plan(num_models=30, num_builds=20, num_models_of_builds=6, num_models_of_many=6, num_models_of_language=8)
-QUICK = Plan(num_models=12, num_builds=20, num_models_of_builds=2, num_models_of_many=0, num_models_of_language=2)
+FULL = Plan(
+    num_models=30, num_builds=20, num_models_of_builds=6, num_models_of_large=6, num_models_of_many=4, num_models_of_language=8
+)
+QUICK = Plan(
+    num_models=12, num_builds=20, num_models_of_builds=2, num_models_of_large=2, num_models_of_many=0, num_models_of_language=2
+)
 
 
 def main() -> None:
     """Measure, print the tables, and end with the gates."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--section", action="append", choices=SECTIONS, help="may be given several times; all without it")
+    parser.add_argument("--table", default="", help="only tables whose name holds this, such as 'tilt 3, additive'")
     parser.add_argument(
         "--method",
         action="append",
@@ -43,6 +48,7 @@ def main() -> None:
     everything = methods + chosen_methods(arguments.method, optimisers())
     sections = arguments.section or SECTIONS
     work = [one for name in sections for one in units(name, everything if name == "language" else methods, plan)]
+    work = [one for one in work if arguments.table in one.table]
     started = time.perf_counter()
 
     def on_unit(done: int) -> None:

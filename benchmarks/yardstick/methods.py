@@ -10,6 +10,7 @@ __all__ = ["OPTIMISERS", "SAMPLERS", "chosen_methods", "optimisers", "samplers"]
 
 SAMPLERS = (
     "best_of_n_softmax",
+    "best_of_n_unique",
     "stochastic_beam",
     "metropolis",
     "smc",
@@ -23,7 +24,7 @@ SAMPLERS = (
 """Their outcomes' weights, or their trees, are estimates of π."""
 
 OPTIMISERS = ("greedy", "best_of_n", "beam", "diverse_beam", "mcts", "dts_star", "maxent")
-"""Their weights say little of π: they are left out of the tables of distances. `sample` aims at p, `majority_vote` at answers,
+"""Their weights say little of π: they are left out of the tables of distances. `sample` aims at p, the votes at answers,
 and `exact` is the enumeration itself."""
 
 
