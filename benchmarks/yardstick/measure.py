@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from maxent_ts.engines.table import TableEngine
-from maxent_ts.registry import METHODS, load
 from maxent_ts.search.exact import exact, frozen_tree_law
 from maxent_ts.search.run import SearchJob, SearchResult, run_searches
 from maxent_ts.types import Budget, Outcome, Policy, Tokens
+
+from .methods import factory
 
 __all__ = ["Row", "Subject", "Truth", "distances", "enumerate_truth", "law", "measure_builds", "measure_method", "search"]
 
@@ -73,11 +74,11 @@ def search(subject: Subject, method: Any, size: int | None, build: int = 0, temp
         build: Another number, another run on the same model.
         temperature: Of the policy.
     """
-    factory = load(METHODS, method, "method") if isinstance(method, str) else method
+    made = factory(method, size) if isinstance(method, str) else method
     budget = Budget() if size is None else Budget(generated_tokens=size * subject.length)
     policy = Policy(subject.length, temperature=temperature)
     seed = (subject.seed, build) if build else (subject.seed,)
-    job = SearchJob("model", (0,), policy, factory, subject.tilt, budget, seed, subject.inputs)
+    job = SearchJob("model", (0,), policy, made, subject.tilt, budget, seed, subject.inputs)
     started = time.process_time()
     (result,) = run_searches([job], subject.engine, subject.reward)
     result.usage.seconds = time.process_time() - started

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
-from maxent_ts.registry import METHODS
+from maxent_ts.registry import METHODS, load
+from maxent_ts.search.base import SearchFactory
 
-__all__ = ["OPTIMISERS", "SAMPLERS", "chosen_methods", "optimisers", "samplers"]
+__all__ = ["OPTIMISERS", "SAMPLERS", "chosen_methods", "factory", "optimisers", "samplers"]
 
 SAMPLERS = (
     "best_of_n_softmax",
@@ -26,6 +28,16 @@ SAMPLERS = (
 OPTIMISERS = ("greedy", "best_of_n", "beam", "diverse_beam", "mcts", "dts_star", "maxent")
 """Their weights say little of π: they are left out of the tables of distances. `sample` aims at p, the votes at answers,
 and `exact` is the enumeration itself."""
+
+
+BEAM_METHODS = ("beam", "diverse_beam", "stochastic_beam")
+"""Their width is a setting: a budget of N rollouts' worth of tokens pays for N beams."""
+
+
+def factory(method: str, size: int | None) -> SearchFactory:
+    """A registered method with the settings that a budget of `size` rollouts' worth of tokens asks for; else its defaults."""
+    found = load(METHODS, method, "method")
+    return partial(found, num_beams=size) if method in BEAM_METHODS and size is not None else found
 
 
 def samplers() -> tuple[str, ...]:

@@ -320,7 +320,9 @@ def test_a_search_that_fails_is_a_row_with_its_error():
 
 
 def test_results_do_not_depend_on_the_number_of_workers():
-    plan = Plan(num_models=1, num_builds=2, num_models_of_builds=1, num_models_of_many=0, num_models_of_language=1)
+    plan = Plan(
+        num_models=1, num_builds=2, num_models_of_builds=1, num_models_of_large=1, num_models_of_many=0, num_models_of_language=1
+    )
     work = [replace(one, sizes=(3,)) for one in units("absorbing", ("best_of_n_softmax", "maxent_sample"), plan)]
     work += [Unit("enumerable", "4^5 leaves, tilt 3, sparse", seed, ("maxent_sample",), (5,)) for seed in range(2)]
 
@@ -332,7 +334,9 @@ def test_results_do_not_depend_on_the_number_of_workers():
 
 
 def test_every_section_has_units_and_every_table_a_subject():
-    plan = Plan(num_models=1, num_builds=2, num_models_of_builds=1, num_models_of_many=1, num_models_of_language=1)
+    plan = Plan(
+        num_models=1, num_builds=2, num_models_of_builds=1, num_models_of_large=1, num_models_of_many=1, num_models_of_language=1
+    )
     for section in ("enumerable", "language", "verifier", "absorbing", "grammar"):
         assert list(units(section, ("maxent_sample",), plan))
 
