@@ -72,11 +72,12 @@ def main() -> None:
 
 
 def print_seconds(means: Means) -> None:
-    """Print what every method took in all."""
+    """Print what every method took: processor seconds of its searches, the slowest method first."""
     totals: dict[str, float] = {}
     for table, metric, method, size in means.keys(metric="seconds"):
         totals[method] = totals.get(method, 0.0) + sum(means.values[table, metric, method, size])
-    print("seconds in searches, all models and budgets: " + ", ".join(f"{name} {value:.0f}" for name, value in totals.items()))
+    slowest_first = sorted(totals.items(), key=lambda item: -item[1])
+    print("seconds in searches: " + ", ".join(f"{name} {value:.1f}" for name, value in slowest_first))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ METRICS = {
     "right": "probability of the right first token",
     "reward_error": "|E_q[r] - E_π[r]|, in units of r",
     "best_share": "best reward found / highest possible",
-    "seconds": "processor seconds per search, of all builds where there are many",
 }
 RATIO_GATES = {
     "enumerable: 4^6 leaves, tilt 1, additive": {10: 0.45, 30: 0.40, 100: 0.25, 300: 0.10},
