@@ -17,9 +17,11 @@ import time
 from pathlib import Path
 
 from rich.console import Console
-from yardstick.methods import chosen_methods, optimisers, samplers
+from yardstick.methods import ABLATIONS, OPTIMISERS, SAMPLERS, chosen_methods
 from yardstick.sections import SECTIONS, Plan, measure_all, units
 from yardstick.tables import Means, gates, print_tables
+
+from maxent_ts.registry import METHODS
 
 FULL = Plan(
     num_models=30, num_builds=20, num_models_of_builds=6, num_models_of_large=6, num_models_of_many=4, num_models_of_language=8
@@ -44,10 +46,11 @@ def main() -> None:
     parser.add_argument("--json", nargs="?", const="-", metavar="PATH", help="write all means to PATH; the last line is the gates")
     arguments = parser.parse_args()
     plan = QUICK if arguments.quick else FULL
-    methods = chosen_methods(arguments.method, samplers())
-    everything = methods + chosen_methods(arguments.method, optimisers())
-    sections = arguments.section or SECTIONS
-    work = [one for name in sections for one in units(name, everything if name == "language" else methods, plan)]
+    if unknown := set(arguments.method or ()) - set(METHODS):
+        parser.error(f"no method is named {', '.join(sorted(unknown))}; known are {', '.join(METHODS)}")
+    methods = chosen_methods(arguments.method, SAMPLERS)
+    also = {"enumerable": chosen_methods(arguments.method, ABLATIONS), "language": chosen_methods(arguments.method, OPTIMISERS)}
+    work = [one for name in arguments.section or SECTIONS for one in units(name, methods + also.get(name, ()), plan)]
     work = [one for one in work if arguments.table in one.table]
     started = time.perf_counter()
 

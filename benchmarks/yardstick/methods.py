@@ -8,7 +8,7 @@ from functools import partial
 from maxent_ts.registry import METHODS, load
 from maxent_ts.search.base import SearchFactory
 
-__all__ = ["OPTIMISERS", "SAMPLERS", "chosen_methods", "factory", "optimisers", "samplers"]
+__all__ = ["ABLATIONS", "OPTIMISERS", "SAMPLERS", "chosen_methods", "factory"]
 
 SAMPLERS = (
     "best_of_n_softmax",
@@ -30,6 +30,9 @@ OPTIMISERS = ("greedy", "best_of_n", "beam", "diverse_beam", "mcts", "dts_star",
 and `exact` is the enumeration itself."""
 
 
+ABLATIONS = ("ablation_sum_backup", "ablation_mean_backup")
+"""Samplers that are wrong on purpose: shown on enumerable models, and no rivals."""
+
 BEAM_METHODS = ("beam", "diverse_beam", "stochastic_beam")
 """Their width is a setting: a budget of N rollouts' worth of tokens pays for N beams."""
 
@@ -40,16 +43,6 @@ def factory(method: str, size: int | None) -> SearchFactory:
     return partial(found, num_beams=size) if method in BEAM_METHODS and size is not None else found
 
 
-def samplers() -> tuple[str, ...]:
-    """The registered samplers, in the order of the tables."""
-    return tuple(name for name in SAMPLERS if name in METHODS)
-
-
-def optimisers() -> tuple[str, ...]:
-    """The registered optimisers, in the order of the tables."""
-    return tuple(name for name in OPTIMISERS if name in METHODS)
-
-
 def chosen_methods(wanted: Sequence[str] | None, known: Sequence[str]) -> tuple[str, ...]:
-    """Those of `known` that the user asked for; all of them without a wish."""
-    return tuple(name for name in known if not wanted or name in wanted)
+    """Those of `known` that are registered and that the user asked for, in the order of the tables; all without a wish."""
+    return tuple(name for name in known if name in METHODS and (not wanted or name in wanted))
