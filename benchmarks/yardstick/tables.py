@@ -18,6 +18,7 @@ METRICS = {
     "tv": "TV to π",
     "kl": "KL to π, nats",
     "log_z_error": "|log Ẑ - log Z|, nats",
+    "reward_calls": "reward calls, prefix rewards included",
     "tokens_per_sample": "generated tokens per exact sample",
     "rewards_per_sample": "reward calls per exact sample",
     "right": "probability of the right first token",
