@@ -24,7 +24,7 @@ from yardstick.tables import Means, gates, print_tables
 from maxent_ts.registry import METHODS
 
 FULL = Plan(
-    num_models=30, num_builds=20, num_models_of_builds=6, num_models_of_large=6, num_models_of_many=4, num_models_of_language=8
+    num_models=30, num_builds=20, num_models_of_builds=6, num_models_of_large=4, num_models_of_many=4, num_models_of_language=8
 )
 QUICK = Plan(
     num_models=12, num_builds=20, num_models_of_builds=2, num_models_of_large=2, num_models_of_many=0, num_models_of_language=2

@@ -10,6 +10,7 @@ from maxent_ts.search.maxent import maxent_sample
 
 from . import absorbing, counted, enumerable, grammar, verifier
 from .measure import Row, Subject, distances, enumerate_truth, law, measure_builds, measure_method, search
+from .methods import ABLATIONS
 
 __all__ = ["SECTIONS", "Plan", "Unit", "measure_all", "measure_unit", "units"]
 
@@ -17,10 +18,10 @@ SECTIONS = ("enumerable", "language", "verifier", "absorbing", "grammar")
 EVERYTHING = 0
 """The size of a budget that ends with the last completion."""
 LARGE = ("21845 leaves with EOS, tilt 8",)
-"""Settings whose other families than additive take fewer models."""
+"""Settings without ablations, whose other families than additive take fewer models."""
 MANY = {"4^6 leaves, tilt 1, additive": (1000, 3000, 10000)}
 """Budgets that only a few models are measured at."""
-SLOW = ("dts",)
+SLOW = ("dts", *ABLATIONS)
 """Methods left out of those budgets: seconds per search at 300 already."""
 BUILDS = tuple(f"{one.name}, additive" for one in enumerable.SETTINGS[:3])
 SUBJECTS: dict[str, Callable[[str, int], Subject]] = {
@@ -67,11 +68,12 @@ def units(section: str, methods: tuple[str, ...], plan: Plan) -> Iterator[Unit]:
         for setting in reversed(enumerable.SETTINGS):
             for family in enumerable.FAMILIES:
                 table = f"{setting.name}, {family}"
-                num_models = plan.num_models_of_large if setting.name in LARGE and family != "additive" else plan.num_models
+                is_large = setting.name in LARGE
+                num_models = plan.num_models_of_large if is_large and family != "additive" else plan.num_models
                 for seed in range(num_models):
-                    yield Unit(section, table, seed, methods, setting.sizes)
+                    yield Unit(section, table, seed, _without(ABLATIONS, methods) if is_large else methods, setting.sizes)
                 for seed in range(plan.num_models_of_many if table in MANY else 0):
-                    yield Unit(section, table, seed, tuple(name for name in methods if name not in SLOW), MANY[table])
+                    yield Unit(section, table, seed, _without(SLOW, methods), MANY[table])
                 for seed in range(plan.num_models_of_builds if table in BUILDS else 0):
                     yield Unit(section, table, seed, methods, setting.sizes[:3], plan.num_builds)
         return
@@ -79,6 +81,10 @@ def units(section: str, methods: tuple[str, ...], plan: Plan) -> Iterator[Unit]:
     for table, sizes in module.TABLES.items():
         for seed in range(plan.num_models):
             yield Unit(section, table, seed, methods, sizes)
+
+
+def _without(left_out: tuple[str, ...], methods: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name for name in methods if name not in left_out)
 
 
 def subject_of(unit: Unit) -> Subject:
