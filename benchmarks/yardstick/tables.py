@@ -95,7 +95,7 @@ def _print_one(means: Means, name: str, metric: str, title: str, console: Consol
     keys = means.keys(name, metric)
     sizes = sorted({key[3] for key in keys})
     methods = list(dict.fromkeys(key[2] for key in keys))
-    table = Table(title=f"{name}: {title}", title_justify="left", title_style="bold")
+    table = Table()
     table.add_column("rollouts' worth of tokens")
     for size in sizes:
         table.add_column(str(size) if size else "any", justify="right")
@@ -112,6 +112,7 @@ def _print_one(means: Means, name: str, metric: str, title: str, console: Consol
                 cell += f" ({mean / reference:.2f})"
             cells.append(cell)
         table.add_row(method, *cells, style="bold" if method == OURS else "")
+    console.print(f"\n{name}: {title}", style="bold", markup=False, highlight=False)
     console.print(table)
 
 
