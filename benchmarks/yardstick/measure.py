@@ -50,7 +50,6 @@ class Subject:
     length: int
     tilt: float
     seed: int
-    inputs: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def search(subject: Subject, method: Any, size: int | None, build: int = 0, temp
     budget = Budget() if size is None else Budget(generated_tokens=size * subject.length)
     policy = Policy(subject.length, temperature=temperature)
     seed = (subject.seed, build) if build else (subject.seed,)
-    job = SearchJob("model", (0,), policy, made, subject.tilt, budget, seed, subject.inputs)
+    job = SearchJob("model", (0,), policy, made, subject.tilt, budget, seed)
     started = time.process_time()
     (result,) = run_searches([job], subject.engine, subject.reward)
     result.usage.seconds = time.process_time() - started
