@@ -2,9 +2,9 @@
 
     python benchmarks/exact.py [--quick] [--section NAME] [--table WORDS] [--method NAME] [--json [PATH]]
 
-A budget is N rollouts' worth of generated tokens, N·max_new_tokens. The law of a method is that of its next returned draw: for
-MaxEnt-TS the walk that may leave the tree (`search.exact.frozen_tree_law`), for all others the outcome's weights. TV and KL
-are of the law given one build, or of the mean of the laws of many builds, which is the law of one draw from a fresh build.
+A budget is N rollouts' worth of generated tokens, N·max_new_tokens. The law of a method is, for MaxEnt-TS,
+that of the walk that may leave the tree (`search.exact.frozen_tree_law`), for all others the outcome's weights. TV and KL are
+of the law given one build, or of the mean of the laws of many builds, which is the law of one draw from a fresh build.
 Means ± standard errors over random models; in brackets the ratio to dts. The models are in `benchmarks/yardstick/`.
 """
 

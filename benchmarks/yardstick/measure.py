@@ -98,9 +98,14 @@ def enumerate_truth(subject: Subject) -> Truth:
 
 
 def law(method: str, outcome: Outcome, truth: Truth) -> np.ndarray:
-    """The law that a method has of its next draw, given all it has built: float64 [completions] in the order of `truth`."""
+    """The law that a method has of a draw, given all it has built: float64 [completions] in the order of `truth`."""
     if method in FROZEN_TREE_METHODS and outcome.tree is not None:
         return np.fromiter(frozen_tree_law(outcome.tree, truth.outcome).values(), dtype=np.float64, count=len(truth.weights))
+    return law_of_weights(outcome, truth)
+
+
+def law_of_weights(outcome: Outcome, truth: Truth) -> np.ndarray:
+    """The law of an outcome's weights, which is on what was evaluated only: float64 [completions] in the order of `truth`."""
     found = np.zeros(len(truth.weights))
     found[[truth.position[one.tokens] for one in outcome.completions]] = outcome.weights
     return found
@@ -148,6 +153,8 @@ def measure_method(
             continue
         found = law(method, result.outcome, truth)
         values = distances(found, truth.weights) | costs(result, truth.log_z) | (also(found, truth) if also else {})
+        if method in FROZEN_TREE_METHODS:
+            values["tv_of_weights"] = distances(law_of_weights(result.outcome, truth), truth.weights)["tv"]
         rows.append(Row(table, method, size, subject.seed, values))
     return rows
 

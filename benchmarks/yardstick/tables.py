@@ -16,6 +16,7 @@ __all__ = ["Means", "gates", "print_tables"]
 
 METRICS = {
     "tv": "TV to π",
+    "tv_of_weights": "TV to π of the weights that returned draws have, where the law above may leave the tree",
     "kl": "KL to π, nats",
     "log_z_error": "|log Ẑ - log Z|, nats",
     "reward_calls": "reward calls, prefix rewards included",
