@@ -33,7 +33,8 @@ def test_the_budget_in_generated_tokens_is_never_exceeded_and_nearly_used(table_
     result = run_one(table_engine, additive_reward(4, 4, 0), method, budget=Budget(generated_tokens=num_tokens))
     assert result.usage.generated_tokens <= num_tokens
     everything_seen = result.outcome.info.get("unseen_mass") == 0.0
-    assert everything_seen or result.usage.generated_tokens > num_tokens - 4
+    kept = 4 if method is maxent_sample and num_tokens > 4 else 0  # for a draw that may leave the tree, and did not
+    assert everything_seen or result.usage.generated_tokens > num_tokens - 4 - kept
 
 
 def test_a_budget_below_one_completion_is_refused(table_engine):
