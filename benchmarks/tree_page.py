@@ -4,7 +4,8 @@
 
 `maxent_sample` grows a tree over an explicit table of words (numpy only), its page is written, and a headless Chromium of this
 machine opens it `repeats` times as a file, each time in a fresh context. Figures are medians, in milliseconds: first contentful
-paint by the browser's own paint timing, from the start of navigation; `ready` until the script has run; then the time of one
+paint by the browser's own paint timing, and the frame after the one in which the whole tree was drawn, both from the start of
+navigation; then the time of one
 drawing of the whole tree, of a search, of a step of the playback, and the longest frame while the width changes from posterior
 to visits.
 """
@@ -27,21 +28,24 @@ from maxent_ts.report.tree_choice import choose_tree
 from maxent_ts.report.tree_page import write_tree_page
 from maxent_ts.tasks.base import Example
 
-WORDS = (
-    "the level rises falls slowly sharply at first near the end and then stays flat with a peak in middle before small dips "
-    "around mean while noise grows"
-).split()
+TEXT = "the level rises falls slowly sharply at first near end and then stays flat with a peak in middle before dips grows while"
+WORDS = [f" {word}" for word in TEXT.split()]
 LENGTH = 24
 CHROMIUM = "/usr/bin/chromium"
 
+BEFORE = """addEventListener("DOMContentLoaded", () => requestAnimationFrame(() => requestAnimationFrame(() => {
+  window.treeOnScreen = performance.now();
+})));"""
+
 MEASURE = """async () => {
   const median = (run, times) => {
-    const taken = Array.from({ length: times }, () => { const start = performance.now(); run(); return performance.now() - start; });
+    const once = () => { const start = performance.now(); run(); return performance.now() - start; };
+    const taken = Array.from({ length: times }, once);
     return taken.sort((a, b) => a - b)[times >> 1];
   };
   const { model, icicle } = window.treePage, result = {};
   result.first_contentful_paint = performance.getEntriesByName("first-contentful-paint")[0].startTime;
-  result.ready = performance.getEntriesByType("navigation")[0].domContentLoadedEventEnd;
+  result.tree_on_screen = window.treeOnScreen;
   result.draw = median(() => icicle.draw(), 15);
   result.search = median(() => model.search("the level rises"), 5);
   result.step = median(() => icicle.show(model.at(model.last >> 1), "posterior", true), 5);
@@ -68,23 +72,28 @@ class Words:
     def examples(self, *, data_dir: Path | None = None, limit: int | None = None, seed: int = 0) -> list[Example]:
         """One item."""
         del data_dir, limit, seed
-        return [Example(id="words/1", prompt=[0], inputs={"series": [np.sin(np.arange(200) / 9).tolist()]}, target=None, stratum="")]
+        return [
+            Example(id="words/1", prompt=[0], inputs={"series": [np.sin(np.arange(200) / 9).tolist()]}, target=None, stratum="")
+        ]
 
     def answer(self, text: str) -> str | None:
         """None: there is no answer to read."""
         del text
 
 
-def rises(completions: list[str], **columns: list[Any]) -> list[float]:
+def rises(completions: list[str]) -> list[float]:
     """Share of words that speak of rising."""
     return [sum(text.count(word) for word in (" rises", " grows", " peak")) / LENGTH for text in completions]
 
 
+def probabilities(tokens: tuple[int, ...]) -> np.ndarray:
+    """A Dirichlet draw for every prefix: a few likely words each."""
+    return np.random.default_rng([5, *tokens]).dirichlet(np.full(len(WORDS), 0.08))
+
+
 def build_page(num_rollouts: int, output: Path) -> dict[str, int]:
     """Grow a tree and write its page."""
-    words = [f" {word}" for word in dict.fromkeys(WORDS)]
-    table = TableEngine.random(num_tokens=len(words), concentration=0.08, eos=False, seed=5)
-    engine = TableEngine(table._probabilities, words)
+    engine = TableEngine(probabilities, WORDS)
     with tempfile.TemporaryDirectory() as directory:
         config = make_config(
             tasks=("words",),
@@ -112,8 +121,9 @@ def measure(page: Path, repeats: int, width: int, height: int) -> dict[str, floa
         for _ in range(repeats):
             context = browser.new_context(viewport={"width": width, "height": height}, offline=True)
             opened = context.new_page()
+            opened.add_init_script(BEFORE)
             opened.goto(page.as_uri())
-            opened.wait_for_function("performance.getEntriesByName('first-contentful-paint').length > 0")
+            opened.wait_for_function("window.treeOnScreen && performance.getEntriesByName('first-contentful-paint').length > 0")
             found.append(opened.evaluate(MEASURE))
             context.close()
         browser.close()

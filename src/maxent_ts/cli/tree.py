@@ -17,9 +17,7 @@ from maxent_ts.report.tree_text import tree_text
 __all__ = ["run_tree"]
 
 
-def run_tree(
-    run_dir: Path, *, item: str | None, task: str | None, method: str | None, output: Path | None, as_text: bool
-) -> None:
+def run_tree(run_dir: Path, *, item: str | None, task: str | None, method: str | None, output: Path | None, as_text: bool) -> None:
     """Write the page of a stored search tree and print its path, or print the tree."""
     if as_text and output is not None:
         raise SettingError("--text prints the tree, so there is no page to write to --output. Leave one of them out.")

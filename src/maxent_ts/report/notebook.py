@@ -31,11 +31,16 @@ COLOURS = (
 def generation_html(generation: Generation) -> str:
     """The answer, what it cost, and the outcome."""
     best, usage = generation.outcome.best, generation.usage
-    reward = "" if best.reward is None else f"reward {best.reward:.3f}, "
+    facts = [
+        *([] if best.reward is None else [f"reward {best.reward:z.3f}"]),
+        f"log p {best.logprob:.2f} nats",
+        f"{len(generation.completions)} completions",
+        f"{usage.generated_tokens} generated tokens",
+        f"{usage.seconds:.1f} s",
+    ]
     return (
-        f'<div style="max-width: 60em"><p style="margin: 0 0 .3em">{escape(best.text.strip()) or "(empty)"}</p>'
-        f'<p style="margin: 0 0 .8em; opacity: .7">{reward}log p {best.logprob:.2f} nats; {len(generation.completions)} completions, '
-        f"{usage.generated_tokens} generated tokens, {usage.seconds:.1f} s</p></div>{outcome_html(generation.outcome)}"
+        f'<p style="margin: 0 0 .3em">{escape(best.text.strip()) or "(empty)"}</p>'
+        f'<p style="margin: 0 0 .8em; opacity: .7">{", ".join(facts)}</p>{outcome_html(generation.outcome)}'
     )
 
 

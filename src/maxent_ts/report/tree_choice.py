@@ -116,5 +116,7 @@ def _stored(run: Run, stored: Sequence[tuple[str, str, str, Path]]) -> str:
 
 def _remedy(run: Run) -> str:
     number = run.info.execution.get("save_trees")
-    kept = f"This run keeps those of the first {number} items of each task" if number is not None else "A run keeps those of a few items"
-    return f"{kept}, for methods that grow one; run it again with a larger --save-trees and --overwrite for more."
+    kept = "a few items" if number is None else f"the first {number} items of each task"
+    return (
+        f"This run keeps those of {kept}, for methods that grow one. For more, run it with a larger --save-trees and --overwrite."
+    )

@@ -6,7 +6,6 @@ What is called `tree` here is what `Tree.to_dict` makes, every node with its `te
 from __future__ import annotations
 
 import math
-import os.path
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -85,20 +84,26 @@ def with_texts(tree: dict[str, Any], texts: Sequence[str]) -> dict[str, Any]:
         texts: One for each completion.
     """
     nodes = tree["nodes"]
-    shared: list[str | None] = [None] * len(nodes)
+    shared: list[str | None] = [None for _ in nodes]
     for index in reversed(range(len(nodes))):
         node = nodes[index]
         if node["completion"] is not None:
-            shared[index] = texts[node["completion"]]
+            shared[index] = texts[int(node["completion"])]
         above, own = node["parent"], shared[index]
         if above >= 0 and own is not None:
-            shared[above] = own if shared[above] is None else os.path.commonprefix([shared[above], own])
+            other = shared[above]
+            shared[above] = own if other is None else _shared_beginning(other, own)
     for index, node in enumerate(nodes):
         start = 0 if node["parent"] < 0 else len(shared[node["parent"]] or "")
         node["text"] = (shared[index] or "")[start:] if any(texts) else "".join(f"{token} " for token in node["tokens"])
     for completion, text in zip(tree["completions"], texts, strict=True):
         completion["text"] = text
     return tree
+
+
+def _shared_beginning(first: str, second: str) -> str:
+    pairs = enumerate(zip(first, second, strict=False))
+    return first[: next((index for index, (one, other) in pairs if one != other), min(len(first), len(second)))]
 
 
 def _log_add(first: float, second: float) -> float:

@@ -1,26 +1,10 @@
 /* The picture: one row per level, a piece as wide as its share of the chosen measure, coloured by value. Drawn on a canvas that
    stays in view while a spacer scrolls beneath it, and only where there is something to see: it costs pixels, not nodes. */
 
-const RAMPS = {
-  light: ["#f0eee2", "#d6e4d6", "#b0d5c9", "#84c2be", "#5aabb4", "#3990a9", "#26739b", "#225589", "#20396c"],
-  dark: ["#2b3047", "#2d4467", "#2c5b81", "#2e7491", "#408d9a", "#61a6a0", "#8dbea7", "#bdd6b2", "#f0edc7"],
-};
-const NUM_SHADES = 64;
 const TOP = 22, LINE = 15, EDGES = 9;  // pixels: the root's row, a line of text, what is above and below text
 const MIN_TEXT = 64;                   // pixels a completion must be wide to show more than one row of text
 const MAX_LINES = 14;
 const FONT = "12px system-ui, sans-serif";
-
-function shades(stops) {
-  const channel = (hex, k) => parseInt(hex.slice(1 + 2 * k, 3 + 2 * k), 16);
-  return Array.from({ length: NUM_SHADES }, (_, index) => {
-    const at = (index / (NUM_SHADES - 1)) * (stops.length - 1), low = Math.min(Math.floor(at), stops.length - 2);
-    const [r, g, b] = [0, 1, 2].map((k) => channel(stops[low], k) + (at - low) * (channel(stops[low + 1], k) - channel(stops[low], k)));
-    const linear = [r, g, b].map((one) => ((one / 255 + 0.055) / 1.055) ** 2.4);
-    const luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2];
-    return { fill: `rgb(${r | 0} ${g | 0} ${b | 0})`, ink: luminance > 0.19 ? "#10161c" : "#f7f8f5" };
-  });
-}
 
 class Icicle {
   constructor(frame, model) {
@@ -29,7 +13,8 @@ class Icicle {
     this.canvas = frame.querySelector("canvas");
     this.spacer = frame.querySelector(".spacer");
     this.context = this.canvas.getContext("2d");
-    this.widths = new Map();
+    this.widths = new Map();  // of words and lines in pixels
+    this.kept = [];
     this.view = [0, 1];
     this.zoomed = this.selected = 0;
     this.near = null;
@@ -107,13 +92,13 @@ class Icicle {
     const scale = this.width / (this.view[1] - this.view[0]), level = this.model.level[i];
     const x = Math.max(0, (this.place.left[i] - this.view[0]) * scale);
     const width = Math.min(this.width, (this.place.right[i] - this.view[0]) * scale) - x;
-    let height = level === 0 ? TOP : this.row;
+    let height = level === 0 ? TOP : this.row, lines = null;
     if (this.model.completion[i] !== null && level > 0 && width > MIN_TEXT) {
       const most = Math.floor((this.spacer.offsetHeight - TOP - (level - 1) * this.row - EDGES - LINE) / LINE);
-      const lines = this.wrapped(this.words(i), this.inner(i, width), Math.min(most, MAX_LINES)).length;
-      height = Math.max(height, EDGES + LINE * (lines + 1));
+      lines = this.lines(i, this.inner(i, width), Math.max(1, Math.min(most, MAX_LINES)));
+      height = Math.max(height, EDGES + LINE * (lines.length + 1));
     }
-    return { x, y: this.top(level), width, height };
+    return { x, y: this.top(level), width, height, lines };
   }
 
   at(x, y) {
@@ -152,13 +137,16 @@ class Icicle {
     context.globalAlpha = 1;
     context.clearRect(0, 0, this.width, this.height);
     context.textBaseline = "top";
+    const columns = new Int32Array(model.numLevels).fill(-1);  // the last pixel of each level that something thin was drawn in
     let i = 0;
     while (i < model.size) {
       const x0 = (place.left[i] - view[0]) * scale, x1 = (place.right[i] - view[0]) * scale;
       const level = model.level[i], y = this.top(level);
-      if (x1 <= 0 || x0 >= this.width || x1 - x0 < 0.05 || y > this.height) { i = model.end[i]; continue; }
+      const column = Math.floor(x0), thin = x1 - x0 < 1;
+      if (x1 <= 0 || x0 >= this.width || x1 <= x0 || y > this.height || (thin && columns[level] === column)) { i = model.end[i]; continue; }
+      columns[level] = column;
       if (y + this.row > 0 || model.completion[i] !== null) this.piece(i, this.box(i), line.has(i));
-      i = x1 - x0 < 1 ? model.end[i] : i + 1;  // what is below a piece of less than a pixel cannot be told apart
+      i = thin ? model.end[i] : i + 1;  // what is below a piece of less than a pixel cannot be told apart
     }
     context.globalAlpha = 1;
     context.fillStyle = this.colours.accent;
@@ -172,12 +160,12 @@ class Icicle {
     if (state.present[this.selected]) context.strokeRect(box.x + 1.25, box.y + 1.25, Math.max(1, box.width - 2.5), box.height - 2.5);
   }
 
-  piece(i, { x, y, width, height }, onPath) {
+  piece(i, { x, y, width, height, lines }, onPath) {
     const { context, model, state } = this, shade = this.shade(state.value[i]), leaf = model.completion[i];
     context.globalAlpha = this.near && !this.near[i] ? 0.16 : 1;
     context.fillStyle = shade.fill;
     const gap = width > 4 ? 1 : 0;
-    context.fillRect(x, y, Math.max(width - gap, 0.6), height - 1);
+    context.fillRect(x, y, Math.max(width - gap, 0.8), height - 1);
     if (onPath && width > 3) {
       context.fillStyle = this.colours.accent;
       context.fillRect(x, y + height - 4, width - gap, 3);
@@ -194,10 +182,9 @@ class Icicle {
     if (width < 20) return;
     context.font = FONT;
     if (i === 0) return void context.fillText(this.clipped(`all ${state.count} completions`, width - 13), x + 6, y + 4);
-    const withReward = leaf !== null && width > MIN_TEXT;
-    const lines = Math.max(1, Math.floor((height - EDGES) / LINE) - (withReward ? 1 : 0));
-    this.wrapped(this.words(i), this.inner(i, width), lines).forEach((one, k) => context.fillText(one, x + 6, y + 5 + LINE * k));
-    if (withReward) {
+    const shown = lines || this.lines(i, this.inner(i, width), Math.max(1, Math.floor((height - EDGES) / LINE)));
+    shown.forEach((one, k) => context.fillText(one, x + 6, y + 5 + LINE * k));
+    if (lines) {
       context.font = `600 ${FONT}`;
       const one = model.data.completions[leaf];
       context.fillText(this.clipped(`${number(one.reward)}${one.finish_reason === "length" ? " cut" : ""}`, width - 13), x + 6, y + height - 20);
@@ -215,10 +202,19 @@ class Icicle {
   }
 
   measure(text) {
-    const key = this.context.font + text;  // words recur
-    let width = this.widths.get(key);
-    if (width === undefined) this.widths.set(key, (width = this.context.measureText(text).width));
+    let width = this.widths.get(text);
+    if (width === undefined) this.widths.set(text, (width = this.context.measureText(text).width));
     return width;
+  }
+
+  /* The lines of a node's text, kept until the node has another width. */
+  lines(i, width, most) {
+    const kept = this.kept[i];
+    if (kept && kept.width === width && kept.most === most) return kept.lines;
+    this.context.font = FONT;
+    const lines = this.wrapped(this.words(i), width, most);
+    this.kept[i] = { width, most, lines };
+    return lines;
   }
 
   clipped(text, width) {
@@ -229,7 +225,6 @@ class Icicle {
   }
 
   wrapped(text, width, numLines) {
-    this.context.font = FONT;
     const words = text.split(/\s+/), lines = [];
     let line = "";
     for (let k = 0; k < words.length; k++) {

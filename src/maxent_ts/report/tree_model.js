@@ -5,12 +5,9 @@
 
 const MODES = ["posterior", "prior", "visits", "value"];
 
-function logSum(logs) {
-  let high = -Infinity, sum = 0;
-  for (const one of logs) if (one > high) high = one;
-  if (high === -Infinity) return high;
-  for (const one of logs) sum += Math.exp(one - high);
-  return high + Math.log(sum);
+function logAdd(a, b) {
+  if (a < b) [a, b] = [b, a];
+  return b === -Infinity ? a : a + Math.log1p(Math.exp(b - a));
 }
 
 class TreeModel {
@@ -53,8 +50,8 @@ class TreeModel {
     this.valueRange = [low, high];
   }
 
-  /* The state after the first `count` completions. The last state is the stored one. */
-  at(count) {
+  /* The state after the first `count` completions. The last state is the stored one, unless it is to be computed here. */
+  at(count, stored = true) {
     const { nodes, tilt, completions } = this.data, size = this.size, complete = count >= this.last;
     const column = () => new Float64Array(size);
     const state = {
@@ -64,7 +61,6 @@ class TreeModel {
     };
     const { present, visits, value, logValue, logKnown, open } = state;
     const first = nodes.first_logprob, whole = nodes.logprob;
-    const seenBelow = (i) => this.children[i].filter((child) => present[child]);
     for (let i = size - 1; i >= 0; i--) {
       const leaf = this.completion[i];
       if (leaf !== null) {
@@ -76,25 +72,29 @@ class TreeModel {
         open[i] = 0;
         continue;
       }
-      const seen = seenBelow(i);
-      if (!seen.length) continue;
-      present[i] = 1;
-      const norm = logSum(seen.map((c) => first[c]));
-      logValue[i] = logSum(seen.map((c) => first[c] + logValue[c])) - norm;
-      logKnown[i] = logSum(seen.map((c) => whole[c] + logKnown[c]));
-      let mass = 0, inside = 0, mean = 0;
-      for (const c of seen) {
-        mass += Math.exp(whole[c]);
-        inside += Math.exp(whole[c]) * open[c];
-        mean += Math.exp(first[c] - norm) * value[c];
+      let norm = -Infinity, sum = -Infinity, known = -Infinity, mass = 0, inside = 0, mean = 0;
+      for (const c of this.children[i]) {
+        if (!present[c]) continue;
+        norm = logAdd(norm, first[c]);
+        sum = logAdd(sum, first[c] + logValue[c]);
+        known = logAdd(known, whole[c] + logKnown[c]);
+        const p = Math.exp(whole[c]), q = Math.exp(first[c]);
+        mass += p;
+        inside += p * open[c];
+        mean += q * value[c];
         visits[i] += visits[c];
       }
+      if (norm === -Infinity) continue;
+      present[i] = 1;
+      logValue[i] = sum - norm;
+      logKnown[i] = known;
       open[i] = Math.max(0, 1 - mass) + inside;
-      value[i] = tilt > 0 ? logValue[i] / tilt : mean;  // the limit of log W / λ at λ = 0
+      value[i] = tilt > 0 ? logValue[i] / tilt : mean / Math.exp(norm);  // the limit of log W / λ at λ = 0
     }
     present[0] = 1;
-    if (complete) this.useStored(state);
+    if (complete && stored) this.useStored(state);
     this.share(state);
+    if (complete && stored) state.shares.posterior.set(nodes.mass);
     return state;
   }
 
@@ -111,20 +111,24 @@ class TreeModel {
   }
 
   share(state) {
-    const first = this.data.nodes.first_logprob, { shares } = state;
+    const first = this.data.nodes.first_logprob, { shares, present, logValue, visits } = state;
     for (const mode of MODES) shares[mode][0] = 1;
-    const weigh = {
-      posterior: (c) => first[c] + state.logValue[c], prior: (c) => first[c],
-      visits: (c) => Math.log(state.visits[c]), value: (c) => state.logValue[c],
-    };
     for (let i = 0; i < this.size; i++) {
-      const seen = this.children[i].filter((child) => state.present[child]);
-      for (const mode of seen.length ? MODES : []) {
-        const logs = seen.map(weigh[mode]), norm = logSum(logs);
-        seen.forEach((c, k) => { shares[mode][c] = shares[mode][i] * Math.exp(logs[k] - norm); });
+      let posterior = -Infinity, prior = -Infinity, value = -Infinity;
+      for (const c of this.children[i]) {
+        if (!present[c]) continue;
+        posterior = logAdd(posterior, first[c] + logValue[c]);
+        prior = logAdd(prior, first[c]);
+        value = logAdd(value, logValue[c]);
+      }
+      for (const c of this.children[i]) {
+        if (!present[c]) continue;
+        shares.posterior[c] = shares.posterior[i] * Math.exp(first[c] + logValue[c] - posterior);
+        shares.prior[c] = shares.prior[i] * Math.exp(first[c] - prior);
+        shares.value[c] = shares.value[i] * Math.exp(logValue[c] - value);
+        shares.visits[c] = visits[c] / visits[0];
       }
     }
-    if (state.complete) shares.posterior.set(this.data.nodes.mass);
   }
 
   /* Left and right edge of every node, between 0 and 1. What has not been seen yet has no width. */
@@ -149,8 +153,8 @@ class TreeModel {
     const known = state.logKnown[i], unknown = Math.log(state.open[i]);
     if (unknown === -Infinity) return [known / tilt, known / tilt];
     return [
-      (low === null ? known : logSum([known, unknown + tilt * low])) / tilt,
-      (high === null ? Infinity : logSum([known, unknown + tilt * high])) / tilt,
+      (low === null ? known : logAdd(known, unknown + tilt * low)) / tilt,
+      (high === null ? Infinity : logAdd(known, unknown + tilt * high)) / tilt,
     ];
   }
 

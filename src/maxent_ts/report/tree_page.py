@@ -22,7 +22,7 @@ from maxent_ts.report.tree_view import tree_svg
 
 __all__ = ["render_tree_page", "tree_page_data", "write_tree_page"]
 
-SCRIPTS = ("tree_model.js", "tree_icicle.js", "tree_series.js", "tree_panel.js", "tree_page.js")
+SCRIPTS = tuple(f"tree_{name}.js" for name in ("model", "colours", "icicle", "series", "panel", "play", "page"))
 NODE_NUMBERS = ("parent", "logprob", "first_logprob", "log_value", "log_known", "log_open", "mass", "visits", "completion")
 NUM_DIGITS = 10
 """Significant digits of numbers on the page."""

@@ -21,9 +21,9 @@ function number(value, digits = 3) {
 
 function percent(share) {
   const value = 100 * share;
-  if (value > 0 && value < 0.01) return "below 0.01 %";
+  if (value > 0 && value < 0.0001) return "below 0.0001 %";
   if (value < 100 && value > 99.99) return "above 99.99 %";
-  return `${value.toFixed(value < 10 ? 2 : 1)} %`;
+  return `${value > 0 && value < 0.1 ? value.toPrecision(2) : value.toFixed(value < 10 ? 2 : 1)} %`;
 }
 
 const nats = (logprob) => `${number(logprob, 2)} nats`;
@@ -31,7 +31,10 @@ const FINISH = { eos: "ended by itself", stop: "ended by a stop text", length: "
 
 class Panel {
   constructor(element, model, select) {
-    Object.assign(this, { element, model, select });
+    // What is read aloud stays in the document; only its content changes.
+    const said = h("div", { class: "said", "aria-live": "polite" }), more = h("div", {});
+    element.append(said, more);
+    Object.assign(this, { element, model, select, said, more });
     const light = (event) => {
       const mark = event.target.closest && event.target.closest("[data-statement]");
       const wanted = mark && event.type !== "mouseleave" ? mark.dataset.statement.split(" ") : [];
@@ -45,15 +48,15 @@ class Panel {
   show(state, i, shade) {
     const { model } = this, leaf = model.completion[i], completion = leaf === null ? null : model.data.completions[leaf];
     const statements = completion ? statementsOf(completion.evidence || {}) : [];
-    this.element.replaceChildren(
-      h("div", { class: "said", "aria-live": "polite" }, ...this.heading(state, i, completion, shade)),
+    this.said.replaceChildren(...this.heading(state, i, completion, shade));
+    this.more.replaceChildren(
       this.text(i, completion, statements),
       this.facts(state, i, completion),
       ...(completion ? [] : this.below(state, i, shade)),
       ...this.series(statements),
       ...(completion ? this.reward(completion, statements) : []),
     );
-    this.element.scrollTop = 0;
+    this.element.parentElement.scrollTop = 0;
   }
 
   heading(state, i, completion, shade) {

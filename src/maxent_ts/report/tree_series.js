@@ -7,6 +7,8 @@ const PLOT = { width: 360, height: 78, inset: 5, label: 13 };
 
 const verdictOf = (statement) => (statement.verdict === "true" ? "good" : statement.verdict === "partly true" ? "part" : "bad");
 
+const claimed = (value) => String(Number(value.toPrecision(6))).replace("-", "−");  // as it was written
+
 /* Every judged statement in a reward's evidence, wherever the reward put it. */
 function statementsOf(evidence) {
   if (evidence === null || typeof evidence !== "object" || Array.isArray(evidence)) return [];
@@ -38,14 +40,16 @@ function seriesFigure(values, name, about) {
   const top = PLOT.inset + PLOT.label * rows.num, bottom = top + PLOT.height;
   const x = (share) => PLOT.inset + share * (PLOT.width - 2 * PLOT.inset);
   const y = (value) => bottom - ((value - low) / (high - low || 1)) * PLOT.height;
+  const ofNumber = (...names) => about.filter(({ one }) => one.claimed && one.claimed.kind === "number" && names.includes(one.claimed.value));
+  const periods = ofNumber("period");
   const marks = [
     ...bands.map((band, row) => bandMark(band, rows.of[row], x, bottom)),
-    ...about.filter(({ one }) => one.claimed && one.claimed.kind === "number" && QUANTITIES.includes(one.claimed.value))
-      .map((level, k) => levelMark(level, k, y, [top, bottom])),
+    ...ofNumber(...QUANTITIES).map((level, k) => levelMark(level, k, y, [top, bottom])),
+    ...periods.map((period, k) => periodMark(period, k, (steps) => x(steps / (values.length - 1)), bottom, values.length)),
     ...about.filter(({ one }) => one.measured && one.measured.position !== undefined)
       .map((point) => pointMark(point, values, x, y)),
   ];
-  const plot = svg("svg", { viewBox: `0 0 ${PLOT.width} ${bottom + PLOT.inset}`, role: "img",
+  const plot = svg("svg", { viewBox: `0 0 ${PLOT.width} ${bottom + PLOT.inset + PLOT.label * periods.length}`, role: "img",
     "aria-label": `${name}: ${values.length} steps between ${number(low)} and ${number(high)}` },
     ...marks.filter((one) => one.behind).map((one) => one.behind),
     svg("path", { class: "curve", d: curve(values, x, y) }),
@@ -81,13 +85,22 @@ function bandMark({ one, k, verdict }, row, x, bottom) {
 function levelMark({ one, k, verdict }, order, y, [top, bottom]) {
   const value = one.claimed.number, wanted = y(value), at = Math.min(bottom, Math.max(top, wanted));
   const arrow = wanted > bottom + 1 ? "↓" : wanted < top - 1 ? "↑" : "";
-  const right = PLOT.width - PLOT.inset - 78 * (order % 4);
+  const right = PLOT.width - PLOT.inset - 108 * (order % 3);
   return {
     front: svg("g", { class: verdict, "data-statement": k },
       svg("path", { class: "edge", d: `M${PLOT.inset} ${at}H${PLOT.width - PLOT.inset}` }),
       svg("text", { x: right, y: at - 3 < top + 8 ? at + 10 : at - 3, "text-anchor": "end" },
-        `${k + 1}${SIGNS[verdict]} ${one.claimed.value} ${number(value)}${arrow}`)),
+        `${k + 1}${SIGNS[verdict]} ${one.claimed.value} ${claimed(value)}${arrow}`)),
   };
+}
+
+/* A period as a measure of its length. */
+function periodMark({ one, k, verdict }, order, x, bottom, numSteps) {
+  const steps = one.claimed.number, left = x(0), right = x(Math.min(steps, numSteps - 1)), y = bottom + PLOT.label * (order + 1);
+  return { front: svg("g", { class: verdict, "data-statement": k },
+    svg("path", { class: "edge ruler", d: `M${left} ${y - 7}v6M${left} ${y - 4}H${right}M${right} ${y - 7}v6` }),
+    svg("text", right > PLOT.width - 80 ? { x: right - 6, y: y - 7, "text-anchor": "end" } : { x: right + 5, y },
+      `${k + 1}${SIGNS[verdict]} period ${claimed(steps)}`)) };
 }
 
 function pointMark({ one, k, verdict }, values, x, y) {
