@@ -43,7 +43,8 @@ def _root(tree: Mapping[str, Any], max_leaves: int) -> Text:
     label.append(f"  λ = {tree['tilt']:g}", style="dim")
     soft_value, bounds = value(tree, tree["nodes"][0]), value_bounds(tree, tree["nodes"][0])
     if soft_value is not None and bounds is not None:
-        label.append(f", value {soft_value:z.3f}, for certain between {bounds[0]:z.3f} and {bounds[1]:z.3f}", style="dim")
+        low, high = (f"{bound:z.3f}".replace("inf", "∞") for bound in bounds)
+        label.append(f", value {soft_value:z.3f}, for certain between {low} and {high}", style="dim")
     return label
 
 
