@@ -137,6 +137,7 @@ function setMode(name) {
   mode = name;
   document.querySelector(`[name=mode][value=${name}]`).checked = true;
   icicle.show(state, mode);
+  icicle.reveal(selected);
 }
 
 function best(pointed) {
