@@ -178,7 +178,7 @@ class Icicle {
       context.setLineDash([]);
     }
     context.fillStyle = shade.ink;
-    if (this.isBest(i) && width > 9) this.star(x + width - gap - 8, y + 9);
+    if (this.isBest(i) && width > 16) this.star(x + width - gap - 8, y + 9);
     if (width < 20) return;
     context.font = FONT;
     if (i === 0) return void context.fillText(this.clipped(`all ${state.count} completions`, width - 13), x + 6, y + 4);

@@ -173,6 +173,15 @@ class TreeModel {
     return found.sort((a, b) => state.shares.posterior[b] - state.shares.posterior[a]);
   }
 
+  bestBelow(state, i) {
+    let best = -Infinity;
+    for (let k = i; k < this.end[i]; k++) {
+      const leaf = this.completion[k];
+      if (leaf !== null && state.present[k]) best = Math.max(best, this.data.completions[leaf].reward);
+    }
+    return best;
+  }
+
   /* The best completion in a state: the highest reward, the likelier of equals. */
   best(state) {
     let best = -1;

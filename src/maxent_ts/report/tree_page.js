@@ -81,6 +81,7 @@ function theme(name) {
   icicle.theme(dark ? "dark" : "light");
   $("theme").textContent = dark ? "Light" : "Dark";
   $("ramp").style.background = `linear-gradient(to right, ${RAMPS[dark ? "dark" : "light"].join(", ")})`;
+  if (!icicle.place) return;  // nothing is shown yet that would have to change its colours
   panel.show(state, selected, (value) => icicle.shade(value));
   icicle.draw();
   timeline();

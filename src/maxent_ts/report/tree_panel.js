@@ -100,7 +100,7 @@ class Panel {
     if (!completion) {
       row("value", number(state.value[i]), model.data.tilt > 0 ? "log W / λ, a soft mean" : "the mean reward");
       if (bounds) row("bracket", `${number(bounds[0])} to ${number(bounds[1])}`, "what is certain");
-      row("best below", number(Math.max(...model.below(state, i).map((k) => model.data.completions[model.completion[k]].reward))), "reward");
+      row("best below", number(model.bestBelow(state, i)), "reward");
       row("visits", String(state.visits[i]), "completions below");
       row("not seen", percent(state.open[i]), "of p from here on");
     } else {
