@@ -255,6 +255,19 @@ def test_the_search_plays_completion_by_completion(show, page, tree):
     assert page.locator("#play").inner_text() == "Play"
 
 
+def test_a_long_search_plays_in_about_fifteen_seconds(show, page):
+    """Catches a playback of thousands of completions that takes minutes, or never shows the end."""
+    page.clock.install()
+    data = as_data(grown(num_rollouts=1200, num_tokens=40))
+    show(data)
+    page.keyboard.press(" ")
+    page.clock.run_for(8_000)
+    assert 0.4 < page.evaluate("window.treePage.state.count") / len(data["completions"]) < 0.7
+    page.clock.run_for(9_000)
+    assert page.evaluate("window.treePage.state.complete")
+    assert page.locator("#play").inner_text() == "Play"
+
+
 def test_claims_are_marked_on_the_series_and_in_the_text(show, tree):
     """Catches true and false claims that look alike, and marks on the wrong series."""
     data = as_data(tree)

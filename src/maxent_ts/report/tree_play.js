@@ -1,6 +1,7 @@
 /* The search played completion by completion, and the rewards in the order of their arrival. */
 
 const CROWD = 200;  // completions from which on their dots are drawn small
+const PLAYTIME = 15000;  // milliseconds; what is too much for one by one in this time leaps
 let timer = 0;
 
 function show(count, still) {
@@ -36,15 +37,17 @@ function step(count, quick) {
 
 function play() {
   if (timer) return stop();
-  const pause = Math.min(1100, Math.max(40, 15000 / model.last));
-  let count = state.complete ? 0 : state.count;
+  const pause = Math.min(1100, Math.max(40, PLAYTIME / model.last)), quick = pause < 200;
+  const begin = state.complete ? 0 : state.count, start = performance.now();
+  let count = begin;
   $("play").setAttribute("aria-pressed", "true");
   $("play").textContent = "Pause";
   zoom(0);
   quiet(true);
   const next = () => {
-    count += 1;
-    step(count, pause < 200);
+    const due = begin + Math.floor(((performance.now() - start) / PLAYTIME) * model.last);
+    count = Math.min(model.last, quick ? Math.max(count + 1, due) : count + 1);
+    step(count, quick);
     if (count >= model.last) stop();
   };
   timer = setInterval(next, pause);
