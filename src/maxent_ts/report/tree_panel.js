@@ -150,7 +150,7 @@ class Panel {
     const found = this.model.below(state, i);
     if (!found.length) return [];
     const rest = found.length > NUM_BELOW ? h("p", { class: "muted" }, `and ${found.length - NUM_BELOW} more`) : null;
-    return [h("h3", {}, "Completions below, the likeliest in the posterior first"), h("ul", { class: "below" }, ...found.slice(0, NUM_BELOW).map((k) => {
+    return [h("h3", {}, "Completions below, the heaviest first"), h("ul", { class: "below" }, ...found.slice(0, NUM_BELOW).map((k) => {
       const one = this.model.data.completions[this.model.completion[k]], start = this.model.prefix(i).length;
       return h("li", {}, h("button", { type: "button", onclick: () => this.select(k) },
         h("span", { class: "swatch", style: `background:${shade(state.value[k]).fill}` }), h("b", {}, number(one.reward)),
