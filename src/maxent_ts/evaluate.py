@@ -19,7 +19,7 @@ from maxent_ts.engines.base import Engine
 from maxent_ts.errors import DataError, MaxentError, SettingError
 from maxent_ts.fingerprint import example_seed, fingerprint_examples, hardware, plain, versions
 from maxent_ts.loading import load_engine, load_method, load_task
-from maxent_ts.recording import example_record, filled_record, tree_with_texts
+from maxent_ts.recording import example_record, filled_record, tree_with_texts, with_evidence
 from maxent_ts.records import Record, Run, RunInfo, read_run
 from maxent_ts.registry import METHODS_THAT_VOTE
 from maxent_ts.rewards.base import Reward
@@ -165,7 +165,8 @@ def _run_task(one: TaskPlan, config: RunConfig, engine: Engine, directory: RunDi
             assert result.outcome is not None
             record = filled_record(record, one.task, one.reward, example, result.outcome, result)
             if result.outcome.tree is not None and example.id in with_tree:
-                directory.write_tree(record.key, tree_with_texts(plain(result.outcome.tree.to_dict()), engine))
+                tree = tree_with_texts(plain(result.outcome.tree.to_dict()), engine)
+                directory.write_tree(record.key, with_evidence(tree, result.outcome, one.reward, example))
         except Exception as error:  # noqa: BLE001 - one item must not end the others; the traceback goes to failures.log
             record.error = str(error) if isinstance(error, MaxentError) else f"{type(error).__name__}: {error}"
             record.usage = asdict(result.usage)

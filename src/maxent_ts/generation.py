@@ -58,6 +58,12 @@ class Generation:
         """The tree, for methods that grow one."""
         return self.outcome.tree
 
+    def _repr_html_(self) -> str:
+        """The answer and the tree, for notebooks."""
+        from maxent_ts.report.notebook import generation_html
+
+        return generation_html(self)
+
 
 def generate(
     model: Engine | str | Path | Any,

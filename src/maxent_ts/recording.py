@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -12,9 +12,9 @@ from maxent_ts.records import ExampleRecord, Record, ScoredCompletion
 from maxent_ts.rewards.base import Reward
 from maxent_ts.search.run import SearchResult
 from maxent_ts.tasks.base import Example, Task
-from maxent_ts.types import Embeddings, Outcome, Prompt, TimeSeriesPrompt
+from maxent_ts.types import Completion, Embeddings, Outcome, Prompt, TimeSeriesPrompt
 
-__all__ = ["example_record", "filled_record", "readable_prompt", "tree_with_texts"]
+__all__ = ["example_record", "filled_record", "readable_prompt", "tree_with_texts", "with_evidence"]
 
 NUM_COMPLETIONS_KEPT = 5
 
@@ -25,14 +25,7 @@ def filled_record(record: Record, task: Task, reward: Reward, example: Example, 
     answers = [task.answer(completion.text) for completion in outcome.completions] if task.labels else []
     answer = answers[outcome.chosen[0]] if answers else None
     heaviest = sorted(range(len(outcome.completions)), key=lambda i: (i != outcome.chosen[0], -outcome.weights[i]))
-    evidence = reward.explain(
-        prompts=[example.prompt],
-        completions=[best.text],
-        completion_ids=[list(best.tokens)],
-        logprobs=[best.logprob],
-        finish_reasons=[best.finish_reason],
-        **{name: [value] for name, value in example.inputs.items()},
-    )[0]
+    (evidence,) = _evidence(reward, example, [best])
     return record.model_copy(
         update={
             "text": best.text,
@@ -40,7 +33,7 @@ def filled_record(record: Record, task: Task, reward: Reward, example: Example, 
             "logprob": best.logprob,
             "finish_reason": best.finish_reason,
             "reward": best.reward,
-            "evidence": plain(evidence),
+            "evidence": evidence,
             "answer": answer,
             "correct": answer == example.target if task.labels and example.target is not None else None,
             "num_completions": len(outcome.completions),
@@ -81,6 +74,34 @@ def tree_with_texts(tree: dict[str, Any], engine: Engine) -> dict[str, Any]:
     for completion in tree["completions"]:
         completion["text"] = engine.decode(completion["tokens"])
     return tree
+
+
+def with_evidence(tree: dict[str, Any], outcome: Outcome, reward: Reward, example: Example) -> dict[str, Any]:
+    """Add to every completion of a stored tree what the reward says about it.
+
+    Args:
+        tree: The dictionary of the outcome's tree.
+        outcome: Holds the same completions in the same order, with the texts that the reward saw.
+        reward: The reward of the search.
+        example: The item of the search.
+    """
+    found = _evidence(reward, example, outcome.completions)
+    for completion, evidence in zip(tree["completions"], found, strict=True):
+        completion["evidence"] = evidence
+    return tree
+
+
+def _evidence(reward: Reward, example: Example, completions: Sequence[Completion]) -> list[Any]:
+    return plain(
+        reward.explain(
+            prompts=[example.prompt] * len(completions),
+            completions=[one.text for one in completions],
+            completion_ids=[list(one.tokens) for one in completions],
+            logprobs=[one.logprob for one in completions],
+            finish_reasons=[one.finish_reason for one in completions],
+            **{name: [value] * len(completions) for name, value in example.inputs.items()},
+        )
+    )
 
 
 def example_record(task: Task, example: Example) -> ExampleRecord:

@@ -254,9 +254,11 @@ class Tree:
         """The tree as plain JSON values, a chain without branches being one node.
 
         Returns:
-            `{"tilt", "nodes": [{"parent", "tokens", "logprob", "log_value", "log_unseen", "mass", "visits", "best_reward",
-            "completion"}], "completions": [{"tokens", "logprob", "reward", "finish_reason"}]}`. `mass` is the node's share
-            of the posterior, `completion` null inside the tree, and infinite logs are null.
+            `{"tilt", "reward_range", "nodes": [{"parent", "tokens", "logprob", "first_logprob", "log_value", "log_unseen",
+            "log_known", "log_open", "mass", "visits", "best_reward", "completion"}], "completions": [{"tokens", "logprob",
+            "reward", "finish_reason"}]}`. `logprob` is that of all the node's tokens, `first_logprob` of the first, by which
+            siblings compare; `mass` is the node's share of the posterior, `completion` null inside the tree, and infinite
+            numbers are null. Nodes come depth first, completions in order of arrival.
         """
         log_weights = self.log_weights()
         mass = np.zeros(len(self))
@@ -270,6 +272,7 @@ class Tree:
         while stack:
             node, parent = stack.pop()
             tokens, logprob = ([], 0.0) if node == ROOT else ([self.token[node]], self.logprob[node])
+            first_logprob = logprob
             while node != ROOT and len(self.children[node]) == 1:
                 (node,) = self.children[node].values()
                 tokens.append(self.token[node])
@@ -280,8 +283,11 @@ class Tree:
                     "parent": parent,
                     "tokens": tokens,
                     "logprob": logprob,
+                    "first_logprob": first_logprob,
                     "log_value": _finite(self.log_value[node]),
                     "log_unseen": _finite(self.log_unseen[node]),
+                    "log_known": _finite(self.log_known[node]),
+                    "log_open": _finite(self.log_open[node]),
                     "mass": float(mass[node]),
                     "visits": self.visits[node],
                     "best_reward": _finite(self.best_reward[node]),
@@ -294,7 +300,14 @@ class Tree:
             {"tokens": list(one.tokens), "logprob": one.logprob, "reward": one.reward, "finish_reason": one.finish_reason}
             for one in self.completions
         ]
-        return {"tilt": self.target.tilt, "nodes": nodes, "completions": completions}
+        reward_range = [_finite(bound) for bound in self.target.reward_range]
+        return {"tilt": self.target.tilt, "reward_range": reward_range, "nodes": nodes, "completions": completions}
+
+    def _repr_html_(self) -> str:
+        """The tree as a picture, for notebooks."""
+        from maxent_ts.report.notebook import tree_html
+
+        return tree_html(self)
 
     def _append(self, parent: int, token: int, logprob: float) -> int:
         self.parent.append(parent)

@@ -238,3 +238,9 @@ class Outcome:
     def best(self) -> Completion:
         """The answer: the first chosen completion."""
         return self.completions[self.chosen[0]]
+
+    def _repr_html_(self) -> str:
+        """The tree, or else the completions, for notebooks."""
+        from maxent_ts.report.notebook import outcome_html
+
+        return outcome_html(self)

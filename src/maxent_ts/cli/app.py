@@ -209,6 +209,30 @@ def _report(
         typer.echo(str(write_report(run_dir, output)))
 
 
+@app.command("tree")
+def _tree(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run directory, such as runs/demo.")],
+    item: Annotated[
+        str | None,
+        typer.Option(
+            "--item", help="An item's id, or its number in its task: 1 is the first in the run's order. [default: the first stored]"
+        ),
+    ] = None,
+    task: Annotated[str | None, typer.Option("--task", help="The item's task. [default: the first with a stored tree]")] = None,
+    method: Annotated[str | None, typer.Option("--method", help="Whose tree. [default: the first method that stored one]")] = None,
+    text: Annotated[bool, typer.Option("--text", help="Print the tree here instead of writing a page.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="The page. [default: RUN_DIR/tree-TASK-METHOD-NUMBER.html]")
+    ] = None,
+    debug: options.Debug = False,
+) -> None:
+    """Write one search tree as a page to explore, offline and in one file. Trees are stored by eval --save-trees."""
+    from maxent_ts.cli.tree import run_tree
+
+    with explained(debug=debug):
+        run_tree(run_dir, item=item, task=task, method=method, output=output, as_text=text)
+
+
 @app.command("list")
 def _list(
     kind: Annotated[

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from maxent_ts.report.tree_data import best_completion, child_lists, kept_nodes, one_line, value
+
 __all__ = ["tree_svg"]
 
 ROW = 22
@@ -53,7 +55,7 @@ def tree_svg(tree: Mapping[str, Any], *, max_leaves: int = 40) -> str:
         An `<svg>` element that stands alone as a file, and takes the page's colours inside a page.
     """
     nodes = _nodes(tree)
-    kept = _kept(tree, nodes, max_leaves)
+    kept = kept_nodes(tree, max_leaves)
     if not kept:
         return ""
     order = [index for index in range(len(nodes)) if index in kept]
@@ -62,7 +64,7 @@ def tree_svg(tree: Mapping[str, Any], *, max_leaves: int = 40) -> str:
     rows = _place(nodes, order)
     width = max(nodes[index].x + _width(nodes[index].text) for index in order) + LABEL + MARGIN
     height = rows * ROW + 2 * MARGIN
-    best = _best(tree)
+    best = best_completion(tree)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" class="tree" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" '
         f'height="{height:.0f}" role="img" aria-label="Search tree"><style>{STYLE}</style>'
@@ -73,40 +75,12 @@ def tree_svg(tree: Mapping[str, Any], *, max_leaves: int = 40) -> str:
 
 
 def _nodes(tree: Mapping[str, Any]) -> list[_Node]:
-    nodes = [_Node(_one_line(one["text"]), one["mass"], [], one["completion"], one) for one in tree["nodes"]]
-    for index, one in enumerate(tree["nodes"]):
-        if one["parent"] >= 0:
-            nodes[one["parent"]].children.append(index)
-    return nodes
-
-
-def _kept(tree: Mapping[str, Any], nodes: Sequence[_Node], max_leaves: int) -> set[int]:
-    """Indices of the leaves to draw and of everything above them."""
-    leaves = sorted((index for index, node in enumerate(nodes) if node.completion is not None), key=lambda i: -nodes[i].mass)
-    best = _best(tree)
-    chosen = leaves[:max_leaves] + [index for index in leaves[max_leaves:] if nodes[index].completion == best]
-    kept: set[int] = set()
-    for leaf in chosen:
-        index = leaf
-        while index >= 0:
-            kept.add(index)
-            index = tree["nodes"][index]["parent"]
-    return kept
-
-
-def _best(tree: Mapping[str, Any]) -> int:
-    """The completion of the highest reward, the likelier one of equals."""
-    found = tree["completions"]
-    return max(range(len(found)), key=lambda i: (found[i]["reward"], found[i]["logprob"]), default=-1)
+    pairs = zip(tree["nodes"], child_lists(tree), strict=True)
+    return [_Node(one_line(node["text"]), node["mass"], children, node["completion"], node) for node, children in pairs]
 
 
 def _place(nodes: Sequence[_Node], order: Sequence[int]) -> int:
     """Give every node its place; heavier branches come first. Returns the number of rows."""
-    for index in order:
-        node = nodes[index]
-        node.children.sort(key=lambda child: -nodes[child].mass)
-        for child in node.children:
-            nodes[child].x = node.x + _width(node.text) + GAP
     rows = 0
     stack = [order[0]]
     while stack:
@@ -140,9 +114,9 @@ def _drawn(node: _Node, tree: Mapping[str, Any], best: int) -> str:
     title = (
         f"{node.mass:.1%} of the posterior below, log p of this piece {node.source['logprob']:.2f}, {node.source['visits']} visits"
     )
-    value = node.source["log_value"]
-    if value is not None and tree["tilt"] > 0:
-        title += f", soft value {value / tree['tilt']:.3f}"
+    soft_value = value(tree, node.source)
+    if soft_value is not None:
+        title += f", soft value {soft_value:.3f}"
     parts = [
         f"<g{' class=' + chr(34) + 'tree-best' + chr(34) if node.completion == best else ''}><title>{escape(title)}</title>",
         f'<rect class="tree-node" x="{node.x:.1f}" y="{node.y - ROW / 2 + 2:.1f}" width="{max(width, 3):.1f}" height="{ROW - 4}" '
@@ -165,8 +139,3 @@ def _drawn(node: _Node, tree: Mapping[str, Any], best: int) -> str:
 
 def _width(text: str) -> float:
     return (len(text) + 1) * CHARACTER if text else 0.0
-
-
-def _one_line(text: str) -> str:
-    """Replace what SVG text cannot show."""
-    return "".join(character if character.isprintable() else "⏎" if character == "\n" else "·" for character in text)
