@@ -8,7 +8,7 @@ Legend (as in `maxent_ts.tree`): s a prefix, ρ(s) the prior mass not seen, W th
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -108,29 +108,33 @@ def maxent_sample(
     select = Frontier(ByUnseenValue(optimism), 0.0, branch_on)
     tree = yield from grow(target, select, num_rollouts, num_parallel, tree=tree, num_kept=num_kept, retarget=retarget)
     certificate = yield from certify(tree, num_fresh_draws, rng)
-    tokens = yield from _draws(tree, num_return_sequences, rng)
+    tokens, num_forced = yield from _draws(tree, num_return_sequences, rng)
     index = {one.tokens: i for i, one in enumerate(tree.completions)}
-    return _outcome(tree, tuple(index[one] for one in tokens), certificate)
+    return _outcome(tree, tuple(index[one] for one in tokens), certificate, {"draws_forced_inside": float(num_forced)})
 
 
-def _draws(tree: Tree, num: int, rng: np.random.Generator) -> Generator[Any, Any, list[Tokens]]:
-    """Draw from the frozen tree, then let what left it join. A draw that the budget has no rollout for is made inside."""
+def _draws(tree: Tree, num: int, rng: np.random.Generator) -> Generator[Any, Any, tuple[list[Tokens], int]]:
+    """Draw from the frozen tree, then let what left it join.
+
+    A draw that the budget has no rollout left for is made inside; the second number returned counts those.
+    """
     known_share = float(np.exp(tree.log_known[ROOT] - tree.log_value[ROOT]))
     num_outside = 0 if tree.is_exhausted else int((rng.random(num) >= known_share).sum())
     outside = (yield from draw_fresh(tree, num_outside, rng)) if num_outside else None
     drawn = [] if outside is None else [one.tokens for one in outside.completions]
+    num_forced = num_outside - len(drawn)
     posterior, weights = np.exp(tree.log_posterior()), np.exp(tree.log_weights())
-    for law, size in ((posterior, num - num_outside), (weights, num_outside - len(drawn))):
+    for law, size in ((posterior, num - num_outside), (weights, num_forced)):
         if size:
             drawn += [tree.completions[int(one)].tokens for one in rng.choice(len(law), size=size, p=law / law.sum())]
     if outside is not None:
         tree.extend(outside.additions)
-    return [drawn[int(one)] for one in rng.permutation(num)]
+    return [drawn[int(one)] for one in rng.permutation(num)], num_forced
 
 
-def _outcome(tree: Tree, chosen: tuple[int, ...], certificate: Certificate) -> Outcome:
+def _outcome(tree: Tree, chosen: tuple[int, ...], certificate: Certificate, extra: Mapping[str, float] | None = None) -> Outcome:
     weights = np.exp(tree.log_weights())
-    info = {"tilt": tree.target.tilt, **tree_certificate(tree), **certificate.info}
+    info = {"tilt": tree.target.tilt, **tree_certificate(tree), **certificate.info, **(extra or {})}
     return Outcome(
         tuple(tree.completions), tuple(float(one) for one in weights / weights.sum()), chosen, info, tree, certificate.marginals
     )
