@@ -25,6 +25,9 @@ __all__ = ["Beliefs", "UndecidedVariance"]
 
 GROWTH_BEFORE_FULL_PASS = 1.25
 
+SMALLEST_SHARE = 1e-4
+"""Of the largest mean square miss: below it a bin's misses count as none."""
+
 SMALLEST_VARIANCE = 1e-9
 """In units of the variance of the rewards: keeps messages finite where rewards agree to the last digit."""
 
@@ -81,8 +84,8 @@ class Beliefs:
     def _pass(self, tree: Tree, nodes: Sequence[int]) -> None:
         indices = np.asarray(nodes, dtype=np.int64)
         to_write = np.array([tree.mean_to_write(node) for node in nodes])
-        whole = to_write[0]  # The root is on every path.
-        undecided = self.undecided_variance(np.minimum(to_write / whole, 1.0))
+        depth = np.array([tree.depth[node] for node in nodes])
+        undecided = self.undecided_variance(to_write / (depth + to_write))
         variances, up, total = self._variances, self._up, self._total
         for node, value in zip(nodes, undecided.tolist(), strict=True):
             variances[node] = value
@@ -144,23 +147,25 @@ class Beliefs:
                 node = tree.parent[node]
             miss = tree.best_reward[leaf] - float(self.mean[node])
             # The tree has changed since; what counts is what was expected then.
-            share = min(float(self.to_write[node] / self.to_write[ROOT]), 1.0)
+            share = float(self.to_write[node]) / (tree.depth[node] + float(self.to_write[node]))
             self.undecided_variance.add(share, miss, float(self.variance[node]))
 
 
 class UndecidedVariance:
     """V as a function of the share of the completion still to be written, learnt from misses.
 
-    V(u) = scale · u^γ, with γ the likeliest of a few exponents, corrected where one of a few bins of u has seen enough.
+    V(u) = scale · u^γ, fitted to the misses, and corrected where one of a few bins of u has seen enough.
     Before anything is known γ is 1: a reward earned token by token.
     """
 
-    EXPONENTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
-    NUM_BINS = 8
-    PRIOR_WEIGHT = 4.0
+    NUM_BINS = 16
+    LARGEST_EXPONENT = 16.0
+    PRIOR_OF_EXPONENT = 0.05
+    """How strongly γ is held at 1, against the variance of log u over the misses (about 0.5 when they are spread over all u)."""
+    PRIOR_WEIGHT = 2.0
     """Of the power law against the misses of one bin, in observations."""
-    MOST_WEIGHT = 8.0
-    """Of one bin where the power law is fitted, in observations."""
+    MEMORY = 12.0
+    """Misses that one bin remembers, older ones fading; so no bin outweighs the others where the power law is fitted."""
 
     def __init__(self) -> None:
         self._centres = (np.arange(self.NUM_BINS) + 0.5) / self.NUM_BINS
@@ -180,8 +185,10 @@ class UndecidedVariance:
         index = min(int(share * self.NUM_BINS), self.NUM_BINS - 1)
         undecided = float(self(np.array([share]))[0]) if self._counts.sum() else known_variance
         part = undecided / (undecided + known_variance) if undecided + known_variance > 0.0 else 0.5
-        self._sums[index] += part * miss * miss
-        self._counts[index] += 1
+        # Early misses tell more of the first guess of V than of V: they are forgotten.
+        kept = 1.0 - 1.0 / self.MEMORY if self._counts[index] >= self.MEMORY else 1.0
+        self._sums[index] = kept * self._sums[index] + part * miss * miss
+        self._counts[index] = kept * self._counts[index] + 1.0
         self._values = None
 
     def __call__(self, share: np.ndarray) -> np.ndarray:
@@ -195,19 +202,19 @@ class UndecidedVariance:
         return scaled * low * high
 
     def _fit(self) -> np.ndarray:
-        """Values at the bins' centres."""
-        total = self._counts.sum()
-        if total == 0 or self._sums.sum() == 0.0:
+        """Values at the bins' centres: the mean of the misses, pulled towards a power law through all bins."""
+        if self._sums.sum() == 0.0:
             self.exponent = 1.0
             return self._centres.copy()
-        # Many late misses must not speak for the few early ones.
-        weights = np.minimum(self._counts, self.MOST_WEIGHT)
         means = self._sums / self._counts.clip(1.0)
-        fits = []
-        for exponent in self.EXPONENTS:
-            shape = self._centres**exponent
-            scale = float((weights * means / shape).sum() / weights.sum())
-            misfit = np.log(scale * shape) + means / (scale * shape)
-            fits.append((float(weights @ misfit), exponent, scale * shape))
-        _, self.exponent, law = min(fits, key=lambda fit: fit[0])
+        # Squares of normal numbers have a spread of about 2 in the log, whatever their scale: least squares there.
+        logs = np.log(np.maximum(means, SMALLEST_SHARE * means.max()))
+        weights = self._counts / self._counts.sum()
+        x = np.log(self._centres)
+        centre_x, centre_y = float(weights @ x), float(weights @ logs)
+        slope = float(weights @ ((x - centre_x) * (logs - centre_y)) + self.PRIOR_OF_EXPONENT)
+        slope /= float(weights @ (x - centre_x) ** 2 + self.PRIOR_OF_EXPONENT)
+        self.exponent = min(max(slope, 0.0), self.LARGEST_EXPONENT)
+        law = np.exp(centre_y + self.exponent * (x - centre_x))
+        # The sum of both in place of a mean: few misses leave room for surprise.
         return (self._sums + self.PRIOR_WEIGHT * law) / self._counts.clip(1.0)
