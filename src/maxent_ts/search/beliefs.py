@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from maxent_ts.search.completions import reward_of
-from maxent_ts.tree import NO_COMPLETION, NO_PARENT, ROOT, Tree
+from maxent_ts.tree import NO_COMPLETION, NO_PARENT, Tree
 
 __all__ = ["Beliefs", "UndecidedVariance"]
 
