@@ -10,7 +10,9 @@ A node s is a token prefix; its edge from the parent carries log p(a|s) of the m
     M(s) = Σ_a p(a|s) M(sa) + ρ(s)            prior mass below s not evaluated yet
     leaf x: W = K = exp(λ r(x)), R = M = 0
 
-Because ρ + Σp = 1, W(s) is simply U(s): along a chain without branches W stays the same.
+Because ρ + Σp = 1, W(s) is simply U(s): along a chain without branches W stays the same. Where the reward has guessed ψ(s)
+for the prefix itself (`set_guess`), U(s) is the mean of that mean and exp(λ ψ(s)), weighted by the completions below s and by
+`GUESS_WEIGHT`.
 
 The tree knows tokens, log-probabilities and rewards. It knows nothing of language models, and holds no text.
 """
@@ -26,6 +28,9 @@ import numpy as np
 from maxent_ts.types import Completion, FinishReason, Rollout, Target, Tokens
 
 __all__ = ["NO_COMPLETION", "NO_PARENT", "ROOT", "Tree"]
+
+GUESS_WEIGHT = 1.0
+"""Of a reward's guess for a prefix, in completions."""
 
 ROOT = 0
 NO_PARENT = -1
@@ -45,6 +50,8 @@ class Tree:
         children: Token to node index, in order of appearance.
         log_unseen: log ρ.
         log_value: log W.
+        log_outside: log U; at a leaf the same as `log_value`.
+        guess: ψ, the reward's guess of log E_p[exp(λ r) | s] / λ; None where it made none.
         log_rest: log R.
         log_known: log K.
         log_open: log M.
@@ -66,6 +73,8 @@ class Tree:
         self.children: list[dict[int, int]] = []
         self.log_unseen: list[float] = []
         self.log_value: list[float] = []
+        self.log_outside: list[float] = []
+        self.guess: list[float | None] = []
         self.log_rest: list[float] = []
         self.log_known: list[float] = []
         self.log_open: list[float] = []
@@ -118,6 +127,10 @@ class Tree:
         """Replace log ρ by the engine's own sum over the unseen tokens, which does not suffer from cancellation."""
         self.log_unseen[node] = log_unseen
 
+    def set_guess(self, node: int, guess: float) -> None:
+        """Note what the reward promises for a prefix, in its own unit; `back_up` it afterwards."""
+        self.guess[node] = guess
+
     def evaluate(self, leaf: int, reward: float, finish_reason: FinishReason) -> Completion:
         """Make a node an evaluated leaf. Call `back_up` afterwards. A leaf evaluated before keeps its completion."""
         if self.completion[leaf] == NO_COMPLETION:
@@ -164,7 +177,7 @@ class Tree:
 
     def log_leave(self, node: int) -> float:
         """Return log of ρ(s)·U(s): the share of W that lies outside the tree at this node."""
-        return self.log_unseen[node] + self.log_value[node]
+        return self.log_unseen[node] + self.log_outside[node]
 
     def back_up_all(self, target: Target, rewards: Sequence[float] | None = None) -> None:
         """Recompute every node for another target, or other rewards; no model call is needed.
@@ -318,6 +331,8 @@ class Tree:
         self.children.append({})
         self.log_unseen.append(0.0)
         self.log_value.append(0.0)
+        self.log_outside.append(0.0)
+        self.guess.append(None)
         self.log_rest.append(0.0)
         self.log_known.append(-math.inf)
         self.log_open.append(0.0)
@@ -329,7 +344,7 @@ class Tree:
         return len(self.parent) - 1
 
     def _set_leaf(self, leaf: int, reward: float) -> None:
-        self.log_value[leaf] = self.log_known[leaf] = self.target.tilt * reward
+        self.log_value[leaf] = self.log_outside[leaf] = self.log_known[leaf] = self.target.tilt * reward
         self.log_rest[leaf] = self.log_open[leaf] = self.log_unseen[leaf] = -math.inf
 
     def _back_up_one(self, node: int) -> None:
@@ -337,7 +352,14 @@ class Tree:
             return
         children = self.children[node].values()
         log_seen = _log_sum([self.logprob[child] for child in children])
-        self.log_value[node] = _log_sum([self.logprob[child] + self.log_value[child] for child in children]) - log_seen
+        log_inside = _log_sum([self.logprob[child] + self.log_value[child] for child in children])
+        self.log_value[node] = self.log_outside[node] = log_inside - log_seen
+        guess = self.guess[node]
+        if guess is not None:
+            weights = math.log(max(self.visits[node], 1)), math.log(GUESS_WEIGHT)
+            terms = [weights[0] + log_inside - log_seen, weights[1] + self.target.tilt * guess]
+            self.log_outside[node] = _log_sum(terms) - _log_sum(list(weights))
+            self.log_value[node] = _log_sum([log_inside, self.log_leave(node)])
         self.log_known[node] = _log_sum([self.logprob[child] + self.log_known[child] for child in children])
         self.log_open[node] = _log_sum([self.log_unseen[node], *(self.logprob[child] + self.log_open[child] for child in children)])
         self.log_rest[node] = _log_sum([self.log_leave(node), *(self.logprob[child] + self.log_rest[child] for child in children)])

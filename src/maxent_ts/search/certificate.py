@@ -62,7 +62,7 @@ def draw_fresh(tree: Tree, num: int, rng: np.random.Generator) -> Generator[Any,
         num: Number of draws; fewer when the budget ends.
         rng: Chooses where they leave the tree.
     """
-    logits = np.array(tree.path_logprob) + np.array(tree.log_unseen) + np.array(tree.log_value)
+    logits = np.array(tree.path_logprob) + np.array(tree.log_unseen) + np.array(tree.log_outside)
     shares = np.exp(logits - np.logaddexp.reduce(logits))
     nodes = rng.choice(len(shares), size=num, p=shares / shares.sum())
     branches = yield Parallel(tuple(Rollouts(tree.prefix(node), 1, tuple(tree.children[node])) for node in nodes.tolist()))
@@ -73,7 +73,7 @@ def draw_fresh(tree: Tree, num: int, rng: np.random.Generator) -> Generator[Any,
         written.append((node, branch.rollouts[0]))
     completions = yield from score_written(tree, written)
     additions = tuple((node, rollout, reward_of(one)) for (node, rollout), one in zip(written, completions, strict=True))
-    log_values = np.array([tree.log_value[node] for node, _ in written])
+    log_values = np.array([tree.log_outside[node] for node, _ in written])
     rewards = np.array([reward_of(one) for one in completions])
     return FreshDraws(additions, completions, tree.target.tilt * rewards - log_values)
 

@@ -73,7 +73,7 @@ def frozen_tree_law(tree: Tree, outcome: Outcome) -> dict[Tokens, float]:
             node = child
         deepest.append(node)
     logprobs = np.array([completion.logprob for completion in outcome.completions])
-    law = np.exp(logprobs + np.array(tree.log_value)[deepest] - tree.log_value[ROOT])
+    law = np.exp(logprobs + np.array(tree.log_outside)[deepest] - tree.log_value[ROOT])
     return dict(zip([completion.tokens for completion in outcome.completions], law.tolist(), strict=True))
 
 

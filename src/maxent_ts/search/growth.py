@@ -8,11 +8,11 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 from maxent_ts.errors import SettingError
-from maxent_ts.search.base import Parallel, Rewards, Rollouts
+from maxent_ts.search.base import Parallel, PrefixRewards, Rewards, Rollouts
 from maxent_ts.search.completions import best_first, reward_of, score_written
 from maxent_ts.search.selection import GROWTH_BEFORE_REFRESH, Select
 from maxent_ts.tree import Tree
-from maxent_ts.types import Target
+from maxent_ts.types import Completion, Target
 
 __all__ = ["grow", "rescore"]
 
@@ -28,6 +28,7 @@ def grow(
     *,
     tree: Tree | None = None,
     num_kept: int = 0,
+    with_guesses: bool = False,
     retarget: Callable[[Tree], float] | None = None,
 ) -> Generator[Any, Any, Tree]:
     """Grow until the rollouts, the budget or the unseen completions run out.
@@ -39,6 +40,7 @@ def grow(
         num_parallel: Rollouts per round.
         tree: A tree to go on from; None starts one.
         num_kept: Rollouts of full length that are left over for later, if the budget covers more than those.
+        with_guesses: Ask what prefixes promise, where the reward can say: one reward call for every token.
         retarget: From a tree to the λ it should aim at, asked whenever the tree has grown by a quarter.
 
     Raises:
@@ -71,7 +73,11 @@ def grow(
         completions = yield from score_written(tree, written)
         additions = [(node, rollout, reward_of(one)) for (node, rollout), one in zip(written, completions, strict=True)]
         unseen = {node: branch.log_unseen for node, branch in zip(points, branches, strict=True)}
+        first = len(tree)
         touched = tree.extend(additions, {node: one for node, one in unseen.items() if not math.isnan(one)})
+        if target.has_prefix_rewards and with_guesses:
+            yield from _guess(tree, range(first, len(tree)))
+            tree.back_up(touched)
         num_left -= len(written)
         if retarget is not None and len(tree.completions) >= GROWTH_BEFORE_REFRESH * num_matched:
             num_matched = len(tree.completions)
@@ -80,6 +86,15 @@ def grow(
     if retarget is not None and tree.completions:
         tree.back_up_all(target.with_tilt(retarget(tree)))
     return tree
+
+
+def _guess(tree: Tree, nodes: Sequence[int]) -> Generator[Any, Any, None]:
+    """Ask the reward what these prefixes promise."""
+    inner = [node for node in nodes if tree.log_unseen[node] > -math.inf]
+    if inner:
+        prefixes = tuple(Completion(tree.prefix(node), tree.path_logprob[node], "unfinished") for node in inner)
+        for node, guess in zip(inner, (yield PrefixRewards(prefixes)), strict=True):
+            tree.set_guess(node, guess)
 
 
 def _continued(tree: Tree, target: Target) -> Tree:

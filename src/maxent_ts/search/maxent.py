@@ -81,6 +81,7 @@ def maxent_sample(
     num_fresh_draws: int = 0,
     kl_target: float | None = None,
     ess_target: float | None = None,
+    prefix_rewards: bool = True,
     num_return_sequences: int = 1,
     tree: Tree | None = None,
 ) -> Search:
@@ -100,13 +101,23 @@ def maxent_sample(
         num_fresh_draws: Rollouts kept for an unbiased estimate of log Z: see `maxent_ts.search.certificate`.
         kl_target: Choose λ so that KL(π‖p) is this many nats, in place of the target's λ; `info["tilt"]` says which.
         ess_target: Choose λ so that this share of draws from p would be effective under π, in (0, 1).
+        prefix_rewards: Where the reward scores unfinished completions, let it say what prefixes promise.
         num_return_sequences: Number of draws returned, with replacement.
         tree: Grow on from this tree of the same prompt, backed up for the present λ.
     """
     retarget = matching_tilt(kl_target, ess_target)
     num_kept = num_fresh_draws + num_return_sequences
     select = Frontier(ByUnseenValue(optimism), 0.0, branch_on)
-    tree = yield from grow(target, select, num_rollouts, num_parallel, tree=tree, num_kept=num_kept, retarget=retarget)
+    tree = yield from grow(
+        target,
+        select,
+        num_rollouts,
+        num_parallel,
+        tree=tree,
+        num_kept=num_kept,
+        with_guesses=prefix_rewards,
+        retarget=retarget,
+    )
     certificate = yield from certify(tree, num_fresh_draws, rng)
     tokens, num_forced = yield from _draws(tree, num_return_sequences, rng)
     index = {one.tokens: i for i, one in enumerate(tree.completions)}

@@ -151,7 +151,7 @@ class ByUnseenValue:
         bonus = self._optimism * tree.target.tilt * self._spread
         whole = tree.mean_to_write(ROOT)
         share = np.array([min(tree.mean_to_write(node) / whole, 1.0) for node in nodes])
-        return log_unseen_mass(tree, nodes) + np.array([tree.log_value[node] for node in nodes]) + bonus * np.sqrt(share)
+        return log_unseen_mass(tree, nodes) + np.array([tree.log_outside[node] for node in nodes]) + bonus * np.sqrt(share)
 
 
 class ByImprovement:

@@ -1,0 +1,82 @@
+"""The Gaussian process along the tree, against the same Gaussian written as one matrix."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from maxent_ts.search.beliefs import Beliefs, UndecidedVariance
+from maxent_ts.tree import NO_COMPLETION, NO_PARENT, ROOT, Tree
+from maxent_ts.types import Rollout, Target
+from tests.unit.test_tree import random_tree
+
+
+def by_matrix(tree, beliefs):
+    """Posterior means and variances of all inner nodes by conditioning the joint normal law of all nodes."""
+    num = len(tree)
+    covariance = np.zeros((num, num))
+    steps = np.zeros(num)
+    for node in range(num):
+        parent = tree.parent[node]
+        if parent == NO_PARENT:
+            steps[node] = 1e4  # next to flat
+        elif tree.completion[node] != NO_COMPLETION:
+            steps[node] = max(beliefs.undecided[parent], beliefs._floor)
+        else:
+            steps[node] = max(beliefs.undecided[parent] - beliefs.undecided[node], 0) + beliefs._floor
+    paths = [set(tree.path(node)) for node in range(num)]
+    for i in range(num):
+        for j in range(num):
+            covariance[i, j] = sum(steps[node] for node in paths[i] & paths[j])
+    leaves = [node for node in range(num) if tree.completion[node] != NO_COMPLETION]
+    inner = [node for node in range(num) if tree.completion[node] == NO_COMPLETION]
+    rewards = np.array([tree.best_reward[node] for node in leaves])
+    gain = covariance[np.ix_(inner, leaves)] @ np.linalg.inv(covariance[np.ix_(leaves, leaves)])
+    variances = np.diag(covariance[np.ix_(inner, inner)] - gain @ covariance[np.ix_(leaves, inner)])
+    return inner, gain @ rewards, variances
+
+
+@pytest.mark.parametrize("num_rollouts", [1, 2, 7, 25])
+def test_messages_give_the_posterior_of_the_joint_normal_law(num_rollouts):
+    """A message counted twice, or one that forgets the rest of the tree, differs at some node."""
+    tree, beliefs = random_tree(3, num_rollouts=num_rollouts), Beliefs()
+    beliefs.undecided_variance.add(0.9, 1.3, 0.1)
+    beliefs.undecided_variance.add(0.3, 0.4, 0.1)
+    beliefs.update(tree, range(len(tree)))
+    inner, means, variances = by_matrix(tree, beliefs)
+    np.testing.assert_allclose(beliefs.mean[inner], means, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(beliefs.variance[inner], variances, rtol=1e-3, atol=1e-4)
+
+
+def learnt(reward_of, *, length=12, num=400):
+    """V after whole draws and short ones of a reward, as a search makes them."""
+    rng = np.random.default_rng(0)
+    tree, beliefs = Tree(Target(1.0, length)), Beliefs()
+    touched = range(1)
+    for index in range(num):
+        node = ROOT if index % 2 == 0 or len(tree) == 1 else int(rng.integers(len(tree)))
+        if tree.completion[node] != NO_COMPLETION or tree.depth[node] >= length:
+            node = ROOT
+        tokens = tuple(int(one) for one in rng.integers(1000, size=length - tree.depth[node]))
+        rollout = Rollout(tokens, tuple(-7.0 for _ in tokens), "length")
+        touched = tree.extend([(node, rollout, reward_of((*tree.prefix(node), *tokens)))])
+        beliefs.update(tree, touched)
+    return beliefs.undecided_variance(np.array([0.25, 0.5, 0.75, 1.0]))
+
+
+def test_what_is_undecided_is_learnt_from_the_reward():
+    """Earned token by token, decided by the first tokens, or overturned by any: three shapes of V."""
+    additive = learnt(lambda tokens: sum(np.random.default_rng((i, one)).normal() for i, one in enumerate(tokens)) / 12**0.5)
+    early = learnt(lambda tokens: float(np.random.default_rng(tokens[:2]).normal()))
+    rugged = learnt(lambda tokens: float(np.random.default_rng(tokens).normal()))
+    assert additive[0] < additive[1] < additive[3]
+    assert early[1] < 0.05 * early[3]
+    assert rugged[0] > 0.5 * rugged[3]
+
+
+def test_without_any_miss_the_shape_is_the_first_guess():
+    """Rewards that are all alike must not end in a division by zero."""
+    variance = UndecidedVariance()
+    assert variance(np.array([0.5]))[0] == pytest.approx(0.5)
+    variance.add(0.5, 0.0, 0.0)
+    assert variance(np.array([0.25]))[0] == pytest.approx(0.25)
