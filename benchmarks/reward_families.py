@@ -29,7 +29,7 @@ from maxent_ts.types import Budget, Policy, Tokens
 
 __all__ = ["EMBEDDED_BUDGETS", "FAMILIES", "Instance", "LoggedReward", "embedded", "instance"]
 
-TABLE_BUDGETS = (1000, 3000, 10_000)
+TABLE_BUDGETS = (500, 1500, 5000)
 TEXT_BUDGETS = (1200, 2400, 4800)
 EMBEDDED_BUDGETS = (125, 250, 500)
 NUM_CHARACTERS = 64
