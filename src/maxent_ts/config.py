@@ -28,6 +28,10 @@ EXECUTION_FIELDS = frozenset({"output_dir", "batch_size", "max_concurrent", "sav
 """Fields that say how a run is carried out, not what it computes: they may change when a run is continued."""
 
 
+ARBITRARY_TYPES = ConfigDict(arbitrary_types_allowed=True)
+"""Settings may be objects in Python, such as a tree to go on with."""
+
+
 class MethodConfig(BaseModel):
     """A method, what it was told, and λ where it differs from the run's."""
 
@@ -207,7 +211,7 @@ def _coerce(name: str, factory: Callable[..., Any], parameter: inspect.Parameter
     # Only this parameter's annotation is resolved: others may name what is imported for type checkers alone.
     hints = typing.get_type_hints(SimpleNamespace(__annotations__=annotation), globalns=getattr(factory, "__globals__", {}))
     try:
-        return TypeAdapter(hints.get("value", Any)).validate_python(value)
+        return TypeAdapter(hints.get("value", Any), config=ARBITRARY_TYPES).validate_python(value)
     except ValidationError as error:
         message = error.errors()[0]["msg"]
         raise SettingError(f"The setting '{parameter.name}' of '{name}' cannot be {value!r}: {message}.") from error

@@ -264,57 +264,21 @@ class Tree:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """The tree as plain JSON values, a chain without branches being one node.
+        """The tree as plain JSON values: see `maxent_ts.tree_storage`."""
+        from maxent_ts.tree_storage import to_dict
 
-        Returns:
-            `{"tilt", "reward_range", "nodes": [{"parent", "tokens", "logprob", "first_logprob", "log_value", "log_unseen",
-            "log_known", "log_open", "mass", "visits", "best_reward", "completion"}], "completions": [{"tokens", "logprob",
-            "reward", "finish_reason"}]}`. `logprob` is that of all the node's tokens, `first_logprob` of the first, by which
-            siblings compare; `mass` is the node's share of the posterior, `completion` null inside the tree, and infinite
-            numbers are null. Nodes come depth first, completions in order of arrival.
+        return to_dict(self)
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> Tree:
+        """Build the tree again from what `to_dict` returned.
+
+        Raises:
+            DataError: if it is no such dictionary, or one that an earlier version stored without what it takes.
         """
-        log_weights = self.log_weights()
-        mass = np.zeros(len(self))
-        for node in reversed(range(len(self))):
-            if self.completion[node] != NO_COMPLETION:
-                mass[node] += math.exp(log_weights[self.completion[node]])
-            if self.parent[node] != NO_PARENT:
-                mass[self.parent[node]] += mass[node]
-        nodes: list[dict[str, Any]] = []
-        stack: list[tuple[int, int]] = [(ROOT, NO_PARENT)]
-        while stack:
-            node, parent = stack.pop()
-            tokens, logprob = ([], 0.0) if node == ROOT else ([self.token[node]], self.logprob[node])
-            first_logprob = logprob
-            while node != ROOT and len(self.children[node]) == 1:
-                (node,) = self.children[node].values()
-                tokens.append(self.token[node])
-                logprob += self.logprob[node]
-            completion = self.completion[node]
-            nodes.append(
-                {
-                    "parent": parent,
-                    "tokens": tokens,
-                    "logprob": logprob,
-                    "first_logprob": first_logprob,
-                    "log_value": _finite(self.log_value[node]),
-                    "log_unseen": _finite(self.log_unseen[node]),
-                    "log_known": _finite(self.log_known[node]),
-                    "log_open": _finite(self.log_open[node]),
-                    "mass": float(mass[node]),
-                    "visits": self.visits[node],
-                    "best_reward": _finite(self.best_reward[node]),
-                    "completion": None if completion == NO_COMPLETION else completion,
-                }
-            )
-            index = len(nodes) - 1
-            stack.extend((child, index) for child in reversed(self.children[node].values()))
-        completions = [
-            {"tokens": list(one.tokens), "logprob": one.logprob, "reward": one.reward, "finish_reason": one.finish_reason}
-            for one in self.completions
-        ]
-        reward_range = [_finite(bound) for bound in self.target.reward_range]
-        return {"tilt": self.target.tilt, "reward_range": reward_range, "nodes": nodes, "completions": completions}
+        from maxent_ts.tree_storage import from_dict
+
+        return from_dict(stored)
 
     def _repr_html_(self) -> str:
         """The tree as a picture, for notebooks."""
@@ -384,7 +348,3 @@ def _log_one_minus(logs: list[float]) -> float:
 def _scale(tilt: float, reward: float) -> float:
     """Tilt times reward, 0 at tilt 0 even for infinite bounds."""
     return 0.0 if tilt == 0 else tilt * reward
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

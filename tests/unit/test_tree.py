@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from maxent_ts.errors import DataError
 from maxent_ts.tree import NO_COMPLETION, ROOT, Tree
 from maxent_ts.types import Rollout, Target
 
@@ -143,3 +144,30 @@ def test_a_leaf_met_again_counts_a_visit_but_no_second_completion():
     assert tree.evaluate(leaf, first.reward, "eos") is first
     assert len(tree.completions) == 1
     assert tree.visits[ROOT] == 2
+
+
+def test_a_stored_tree_can_go_on():
+    """Through JSON and back: every value, the order of completions, and what is unseen."""
+    for seed in range(5):
+        tree = random_tree(seed, num_rollouts=30)
+        tree.set_guess(1, 0.3)
+        tree.back_up_all(tree.target)
+        again = Tree.from_dict(json.loads(json.dumps(tree.to_dict())))
+        assert len(again) == len(tree)
+        assert again.completions == tree.completions
+        assert again.log_partition() == pytest.approx(tree.log_partition())
+        nodes = {tree.prefix(node): node for node in range(len(tree))}
+        for node in range(len(again)):
+            twin = nodes[again.prefix(node)]
+            for name in ("log_value", "log_outside", "log_known", "log_open", "log_rest", "log_unseen", "path_logprob"):
+                assert getattr(again, name)[node] == pytest.approx(getattr(tree, name)[twin], abs=1e-9), name
+            assert again.visits[node] == tree.visits[twin]
+
+
+def test_what_is_no_tree_is_refused():
+    """A dictionary of an earlier version lacks the log-probabilities of single tokens."""
+    stored = random_tree(1, num_rollouts=5).to_dict()
+    for node in stored["nodes"]:
+        del node["logprobs"]
+    with pytest.raises(DataError, match="Grow the tree again"):
+        Tree.from_dict(stored)
