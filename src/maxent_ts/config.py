@@ -6,7 +6,6 @@ that names the nearest known one, never something to be ignored.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import inspect
 import json
@@ -21,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from maxent_ts.errors import SettingError, UnknownNameError
 from maxent_ts.presets import DEFAULT_METHODS, DEFAULT_PRESET, DEMO_TASKS, EMBEDDED_MODEL, PRESETS
+from maxent_ts.registry import unknown_name
 
 __all__ = ["MethodConfig", "RunConfig", "check_settings", "expand_tasks", "make_config", "parse_assignments"]
 
@@ -85,7 +85,7 @@ class RunConfig(BaseModel):
         filled = dict(values)
         preset = filled.get("preset", DEFAULT_PRESET)
         if preset not in PRESETS:
-            raise UnknownNameError(_unknown("preset", str(preset), PRESETS))
+            raise UnknownNameError(unknown_name("preset", str(preset), PRESETS))
         for name in ("num_rollouts", "max_new_tokens"):
             if filled.get(name) is None:
                 filled[name] = getattr(PRESETS[preset], name)
@@ -132,7 +132,7 @@ def make_config(**values: Any) -> RunConfig:
     given = {name: value for name, value in values.items() if value is not None}
     for name in given:
         if name not in RunConfig.model_fields:
-            raise UnknownNameError(_unknown("setting", name, RunConfig.model_fields))
+            raise UnknownNameError(unknown_name("setting", name, RunConfig.model_fields))
     try:
         return RunConfig(**given)
     except ValidationError as error:
@@ -165,7 +165,7 @@ def parse_assignments(assignments: Sequence[str], methods: Sequence[str]) -> dic
             raise SettingError(f"--set takes method.key=value, such as maxent.tilt=4, but got '{assignment}'.")
         if method not in settings:
             raise UnknownNameError(
-                _unknown("method taking part", method, settings) + f" Add --method {method} if it should take part."
+                unknown_name("method taking part", method, settings) + f" Add --method {method} if it should take part."
             )
         if key in settings[method]:
             raise SettingError(f"--set gives {method}.{key} twice. Give it once.")
@@ -193,7 +193,7 @@ def check_settings(name: str, factory: Callable[..., Any], settings: Mapping[str
     for key in settings:
         if key not in parameters:
             known = parameters if parameters else ()
-            raise UnknownNameError(_unknown(f"setting of '{name}'", key, known))
+            raise UnknownNameError(unknown_name(f"setting of '{name}'", key, known))
     for key, parameter in parameters.items():
         if parameter.default is parameter.empty and key not in settings:
             raise SettingError(f"The method '{name}' needs a value for '{key}'. Give it with --set {name}.{key}=VALUE.")
@@ -215,10 +215,3 @@ def _coerce(name: str, factory: Callable[..., Any], parameter: inspect.Parameter
 
 def _are_numbers(*values: Any) -> bool:
     return all(isinstance(value, int) for value in values)
-
-
-def _unknown(kind: str, name: str, known: Any) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
-    listed = f" Known: {', '.join(sorted(known))}." if known else " It has none."
-    return f"There is no {kind} named '{name}'.{hint}{listed}"

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 from maxent_ts.config import MethodConfig, RunConfig
 from maxent_ts.engines.base import Engine
@@ -30,7 +32,7 @@ from maxent_ts.summary import summarize
 from maxent_ts.tasks.base import Example, Task
 from maxent_ts.types import Budget, Policy, Usage
 
-__all__ = ["Silent", "TaskPlan", "Watcher", "evaluate", "plan"]
+__all__ = ["Silent", "TaskPlan", "Watcher", "Watchers", "evaluate", "plan"]
 
 METHODS_THAT_VOTE = frozenset({"majority_vote"})
 """Methods that ask for final answers, which a task without labels does not have."""
@@ -51,6 +53,10 @@ class Watcher(Protocol):
         """A record is on disk."""
         ...
 
+    def ended(self, summary: Mapping[str, Any] | None) -> None:
+        """The run is over; without a summary if it was stopped or broke."""
+        ...
+
 
 class Silent:
     """A watcher that says nothing."""
@@ -63,6 +69,36 @@ class Silent:
 
     def recorded(self, record: Record) -> None:
         """Do nothing."""
+
+    def ended(self, summary: Mapping[str, Any] | None) -> None:
+        """Do nothing."""
+
+
+class Watchers(Silent):
+    """Several watchers as one."""
+
+    def __init__(self, *watchers: Watcher) -> None:
+        self._watchers = watchers
+
+    def started(self, info: RunInfo, num_items: int, num_finished: int) -> None:
+        """Pass it on."""
+        for watcher in self._watchers:
+            watcher.started(info, num_items, num_finished)
+
+    def event(self, event: Event) -> None:
+        """Pass it on."""
+        for watcher in self._watchers:
+            watcher.event(event)
+
+    def recorded(self, record: Record) -> None:
+        """Pass it on."""
+        for watcher in self._watchers:
+            watcher.recorded(record)
+
+    def ended(self, summary: Mapping[str, Any] | None) -> None:
+        """Pass it on."""
+        for watcher in self._watchers:
+            watcher.ended(summary)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +169,7 @@ def evaluate(
     plans = plan(config, tasks=tasks)
     engine = engine or load_engine(config)
     info = _describe(config, plans, engine)
-    with RunDirectory(config.output_dir, info, overwrite=overwrite) as directory:
+    with _watched(watcher, config.output_dir), RunDirectory(config.output_dir, info, overwrite=overwrite) as directory:
         directory.write_examples(example_record(one.task, example) for one in plans for example in one.examples)
         watcher.started(info, sum(len(one.examples) * len(one.methods) for one in plans), len(directory.finished))
         for one in plans:
@@ -141,6 +177,17 @@ def evaluate(
         directory.write_summary(summarize(read_run(config.output_dir)))
         directory.finish(_now())
     return read_run(config.output_dir)
+
+
+@contextmanager
+def _watched(watcher: Watcher, output_dir: Path) -> Iterator[None]:
+    """Tell a watcher how a run ended, whichever way it does."""
+    try:
+        yield
+    except BaseException:
+        watcher.ended(None)
+        raise
+    watcher.ended(read_run(output_dir).summary)
 
 
 def _run_task(one: TaskPlan, config: RunConfig, engine: Engine, directory: RunDirectory, watcher: Watcher) -> None:

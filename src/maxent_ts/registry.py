@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from maxent_ts.errors import UnknownNameError
 
-__all__ = ["ENGINES", "METHODS", "REWARDS", "TASKS", "load"]
+__all__ = ["ENGINES", "METHODS", "REWARDS", "TASKS", "TRACKERS", "load", "unknown_name"]
 
 METHODS: Mapping[str, str] = {
     "greedy": "maxent_ts.search.sampling:greedy",
@@ -40,6 +40,13 @@ TASKS: Mapping[str, str] = {
 }
 
 
+TRACKERS: Mapping[str, str] = {
+    "trackio": "maxent_ts.integrations.trackers:trackio",
+    "wandb": "maxent_ts.integrations.trackers:wandb",
+    "mlflow": "maxent_ts.integrations.trackers:mlflow",
+}
+
+
 def load(table: Mapping[str, str], name: str, kind: str) -> Any:
     """Import and return what `name` stands for.
 
@@ -52,8 +59,15 @@ def load(table: Mapping[str, str], name: str, kind: str) -> Any:
         UnknownNameError: with the nearest known name.
     """
     if name not in table:
-        near = difflib.get_close_matches(name, table, n=1)
-        hint = f" Did you mean '{near[0]}'?" if near else ""
-        raise UnknownNameError(f"There is no {kind} named '{name}'.{hint} Known: {', '.join(sorted(table))}.")
+        raise UnknownNameError(unknown_name(kind, name, table))
     module, attribute = table[name].split(":")
     return getattr(importlib.import_module(module), attribute)
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
+    """Return the message for a name that is not known: the nearest one, and all there are."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    listed = f" Known: {', '.join(names)}." if names else " It has none."
+    return f"There is no {kind} named '{name}'.{hint}{listed}"

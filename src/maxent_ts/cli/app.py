@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from maxent_ts.cli import options
+from maxent_ts.cli.completion import complete_method, complete_task, complete_tracker
 from maxent_ts.cli.shared import EXIT_INTERRUPTED, Format, explained, note
 
 __all__ = ["app", "main"]
@@ -50,9 +51,17 @@ def _options(version: Annotated[bool, typer.Option("--version", help="Show versi
 
 @app.command("eval")
 def _eval(
-    tasks: Annotated[list[str], typer.Argument(metavar="TASKS...", help="demo, or tasks by name, or file.py:name.")],
+    tasks: Annotated[
+        list[str], typer.Argument(metavar="TASKS...", help="demo, tasks by name, or file.py:name.", autocompletion=complete_task)
+    ],
     method: Annotated[
-        list[str] | None, typer.Option("--method", help="Method name; repeatable. [default: all]", rich_help_panel="Search")
+        list[str] | None,
+        typer.Option(
+            "--method",
+            help="Method name; repeatable. [default: all]",
+            rich_help_panel="Search",
+            autocompletion=complete_method,
+        ),
     ] = None,
     settings: options.Set = None,
     tilt: options.Tilt = None,
@@ -89,7 +98,12 @@ def _eval(
     max_failures: Annotated[int, typer.Option("--max-failures", min=0, help="Failed items that still give exit code 0.")] = 0,
     save_trees: Annotated[int, typer.Option("--save-trees", min=0, help="Search trees kept per task and method.")] = 1,
     output_format: options.OutputFormat = Format.TABLE,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    track: Annotated[
+        list[str] | None,
+        typer.Option("--track", help="trackio, wandb or mlflow; repeatable.", autocompletion=complete_tracker),
+    ] = None,
+    quiet: options.Quiet = False,
+    _config: options.Config = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the resolved configuration and upper bounds; run nothing.")
     ] = False,
@@ -130,6 +144,7 @@ def _eval(
             max_failures=max_failures,
             output_format=output_format,
             quiet=quiet,
+            track=track or [],
             dry_run=dry_run,
         )
 
@@ -139,7 +154,7 @@ def _generate(
     prompt: Annotated[str | None, typer.Argument(metavar="[PROMPT]", help="A text prompt. Or use --task and --item.")] = None,
     task: Annotated[str | None, typer.Option("--task", help="Take the prompt from this task.")] = None,
     item: Annotated[str | None, typer.Option("--item", help="Which item of the task. [default: the first]")] = None,
-    method: Annotated[str, typer.Option("--method", help="Method name.", rich_help_panel="Search")] = "maxent",
+    method: options.Method = "maxent",
     settings: options.Set = None,
     tilt: options.Tilt = None,
     reward: options.Reward = None,
@@ -160,6 +175,7 @@ def _generate(
     seed: options.Seed = 0,
     data_dir: options.DataDir = None,
     output_format: options.OutputFormat = Format.TABLE,
+    _config: options.Config = None,
     debug: options.Debug = False,
 ) -> None:
     """Search for one prompt; show completions with weights, rewards and log p, the bracket of log Z, and the tokens used."""
@@ -212,7 +228,7 @@ def _report(
 @app.command("list")
 def _list(
     kind: Annotated[
-        str | None, typer.Argument(metavar="[methods|tasks|rewards|engines]", help="What to list. [default: all]")
+        str | None, typer.Argument(metavar="[methods|tasks|rewards|engines|trackers]", help="What to list. [default: all]")
     ] = None,
     output_format: options.OutputFormat = Format.TABLE,
     debug: options.Debug = False,

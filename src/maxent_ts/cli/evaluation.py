@@ -8,13 +8,15 @@ from typing import Any
 
 import typer
 
-from maxent_ts.cli.progress import close_watcher, make_watcher
+from maxent_ts.cli.progress import make_watcher
 from maxent_ts.cli.shared import EXIT_FAILURES, EXIT_INTERRUPTED, Format, hide_loading_bars, note, write_json
 from maxent_ts.cli.tables import print_summary
 from maxent_ts.config import MethodConfig, RunConfig, expand_tasks, make_config, parse_assignments
 from maxent_ts.errors import SettingError
-from maxent_ts.evaluate import evaluate, plan
+from maxent_ts.evaluate import Watchers, evaluate, plan
+from maxent_ts.loading import load_named
 from maxent_ts.presets import DEFAULT_METHODS, DEMO_LIMIT
+from maxent_ts.registry import TRACKERS
 
 __all__ = ["bounds", "build_config", "parse_weights", "run_eval"]
 
@@ -32,6 +34,7 @@ def run_eval(
     max_failures: int,
     output_format: Format,
     quiet: bool,
+    track: Sequence[str],
     dry_run: bool,
 ) -> None:
     """Run, show progress, print the table; leaves with exit code 1 if too many items failed, 130 if stopped."""
@@ -40,21 +43,19 @@ def run_eval(
         _show_plan(config, output_format)
         return
     hide_loading_bars(config.model)
-    watcher = make_watcher(quiet=quiet)
+    watcher = Watchers(make_watcher(quiet=quiet), *(load_named(TRACKERS, name, "tracker")() for name in track))
     try:
         run = evaluate(config, watcher=watcher, overwrite=overwrite)
     except KeyboardInterrupt as error:
-        close_watcher(watcher)
         note(f"Stopped. What was finished is in {config.output_dir}; the same command again continues from there.")
         raise typer.Exit(EXIT_INTERRUPTED) from error
-    finally:
-        close_watcher(watcher)
     assert run.summary is not None
     if output_format is Format.JSON:
         write_json(run.summary)
     else:
         print_summary(run.summary)
-    note(f"Records: {config.output_dir}    Page: maxent-ts report {config.output_dir}")
+    if not quiet:
+        note(f"Records: {config.output_dir}    Page: maxent-ts report {config.output_dir}")
     failures = run.summary["failures"]
     if failures:
         first = failures[0]

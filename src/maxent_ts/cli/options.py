@@ -7,20 +7,25 @@ from typing import Annotated
 
 import typer
 
+from maxent_ts.cli.completion import complete_engine, complete_method, complete_preset, complete_reward, complete_setting
+from maxent_ts.cli.config_file import read_config_file
 from maxent_ts.cli.shared import Format
 
 __all__ = [
     "BatchSize",
+    "Config",
     "DType",
     "DataDir",
     "Debug",
     "Device",
     "Engine",
     "MaxNewTokens",
+    "Method",
     "Model",
     "NumRollouts",
     "OutputFormat",
     "PresetName",
+    "Quiet",
     "Reward",
     "RewardWeights",
     "Seed",
@@ -39,7 +44,13 @@ Model = Annotated[
     str | None, typer.Option("--model", help="Model directory or hub id. [default: the embedded model]", rich_help_panel=_MODEL)
 ]
 Engine = Annotated[
-    str | None, typer.Option("--engine", help="Engine name, or file.py:function. [default: hf]", rich_help_panel=_MODEL)
+    str | None,
+    typer.Option(
+        "--engine",
+        help="Engine name, or file.py:function. [default: hf]",
+        rich_help_panel=_MODEL,
+        autocompletion=complete_engine,
+    ),
 ]
 DType = Annotated[
     str | None, typer.Option("--dtype", help="float32, bfloat16 or float16. [default: float32]", rich_help_panel=_MODEL)
@@ -49,10 +60,14 @@ BatchSize = Annotated[
     int | None, typer.Option("--batch-size", min=1, help="Rollouts decoded side by side.", rich_help_panel=_MODEL)
 ]
 
+Method = Annotated[str, typer.Option("--method", help="Method name.", rich_help_panel=_SEARCH, autocompletion=complete_method)]
 Reward = Annotated[
     list[str] | None,
     typer.Option(
-        "--reward", help="Reward name, or file.py:function; repeat to add. [default: the task's]", rich_help_panel=_SEARCH
+        "--reward",
+        help="Reward name, or file.py:function; repeat to add. [default: the task's]",
+        rich_help_panel=_SEARCH,
+        autocompletion=complete_reward,
     ),
 ]
 RewardWeights = Annotated[
@@ -61,7 +76,13 @@ RewardWeights = Annotated[
 ]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="METHOD.KEY=VALUE", help="A method's setting; repeatable.", rich_help_panel=_SEARCH),
+    typer.Option(
+        "--set",
+        metavar="METHOD.KEY=VALUE",
+        help="A method's setting; repeatable.",
+        rich_help_panel=_SEARCH,
+        autocompletion=complete_setting,
+    ),
 ]
 Tilt = Annotated[float | None, typer.Option("--tilt", min=0, help="λ in p(x)·exp(λ r(x)). [default: 1]", rich_help_panel=_SEARCH)]
 PresetName = Annotated[
@@ -70,6 +91,7 @@ PresetName = Annotated[
         "--preset",
         help="quick (5 rollouts × 30 tokens), balanced (10 × 50) or thorough (20 × 100). [default: balanced]",
         rich_help_panel=_SEARCH,
+        autocompletion=complete_preset,
     ),
 ]
 NumRollouts = Annotated[int | None, typer.Option("--num-rollouts", min=1, help="Overrides the preset's.", rich_help_panel=_SEARCH)]
@@ -92,3 +114,10 @@ DataDir = Annotated[
 ]
 OutputFormat = Annotated[Format, typer.Option("--format", help="json prints nothing but data on standard output.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Nothing but data, and errors.")]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", metavar="FILE.yaml", help="Options from a file; flags go before it.", callback=read_config_file, is_eager=True
+    ),
+]

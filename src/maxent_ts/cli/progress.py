@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -13,7 +15,7 @@ from maxent_ts.evaluate import Silent, Watcher
 from maxent_ts.records import Record, RunInfo
 from maxent_ts.search.run import Event
 
-__all__ = ["close_watcher", "make_watcher"]
+__all__ = ["make_watcher"]
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -115,7 +117,8 @@ class _Bar(_Counting):
         super().recorded(record)
         self._show()
 
-    def close(self) -> None:
+    def ended(self, summary: Mapping[str, Any] | None) -> None:
+        super().ended(summary)
         self._progress.stop()
 
     def _show(self) -> None:
@@ -128,9 +131,3 @@ def make_watcher(*, quiet: bool) -> Watcher:
     if quiet:
         return Silent()
     return _Bar() if sys.stderr.isatty() else _Lines()
-
-
-def close_watcher(watcher: Watcher) -> None:
-    """Take a bar off the screen."""
-    if isinstance(watcher, _Bar):
-        watcher.close()
