@@ -74,10 +74,7 @@ class LetterEngine:
 
     def _finish(self, ticket, job):
         if isinstance(job, NextTokensJob):
-            row = self._row(job.context, job.prefix)
-            order = [int(token) for token in np.argsort(-row, kind="stable")[: job.num]]
-            answer = TopTokens(tuple(order), tuple(np.log(row[order]).tolist()), tuple(token == self._end for token in order))
-            return Finished(ticket, answer, 1)
+            return Finished(ticket, self._next_tokens(job), 1)
         allowed = self._row(job.context, job.prefix).copy()  # what the first token of a rollout may be
         allowed[list(job.exclude)] = 0
         unseen, rollouts = allowed.copy(), []
@@ -93,23 +90,38 @@ class LetterEngine:
         answer = Branch(tuple(rollouts), math.log(mass) if mass > 0 else -math.inf)
         return Finished(ticket, answer, sum(len(one.tokens) for one in rollouts))
 
+    def _next_tokens(self, job):
+        """The likeliest next letters, or with a stream some that are drawn without replacement."""
+        row = self._row(job.context, job.prefix)
+        order = np.argsort(-row, kind="stable")[: job.num].tolist()
+        if job.stream is not None:
+            left, order = row.copy(), []
+            for number in uniforms(job.stream, min(job.num, len(row))):
+                order.append(draw(left, number))
+                left[order[-1]] = 0
+        return TopTokens(tuple(order), tuple(np.log(row[order]).tolist()), tuple(token == self._end for token in order))
+
     def _roll_out(self, job, stream, allowed):
         """One completion. The number at index t of its stream decides the token at position t, whatever else is running."""
-        limit = job.context.policy.max_new_tokens
-        numbers, tokens, logprobs = uniforms(stream, limit), [], []
-        while len(job.prefix) + len(tokens) < limit and self._end not in tokens:
+        numbers, tokens, logprobs = uniforms(stream, job.limit), [], []
+        while len(job.prefix) + len(tokens) < job.limit and self._end not in tokens:
             row = self._row(job.context, (*job.prefix, *tokens))
             weights = row if tokens else allowed
-            edges = np.cumsum(weights)
-            number = numbers[len(job.prefix) + len(tokens)] * edges[-1]
-            drawn = min(int(np.searchsorted(edges, number, side="right")), int(np.flatnonzero(weights)[-1]))
-            tokens.append(drawn if job.do_sample else int(np.argmax(weights)))
+            number = numbers[len(job.prefix) + len(tokens)]
+            tokens.append(draw(weights, number) if job.do_sample else int(np.argmax(weights)))
             logprobs.append(float(np.log(row[tokens[-1]])))  # the model's own, never renormalised for excluded tokens
-        return Rollout(tuple(tokens), tuple(logprobs), "eos" if self._end in tokens else "length")
+        cut = "length" if job.limit == job.context.policy.max_new_tokens else "unfinished"
+        return Rollout(tuple(tokens), tuple(logprobs), "eos" if self._end in tokens else cut)
 
     def _row(self, context, prefix):
         row = self._rows[(*context.prompt, *prefix)[-1]] ** (1 / context.policy.temperature)
         return row / row.sum()
+
+
+def draw(weights, number):
+    """Return the index that a uniform number in [0, 1) stands for, never one of weight 0."""
+    edges = np.cumsum(weights)
+    return min(int(np.searchsorted(edges, number * edges[-1], side="right")), int(np.flatnonzero(weights)[-1]))
 
 
 def make_engine(model, *, dtype, device):

@@ -21,7 +21,7 @@ class Trend:
     def examples(self, *, data_dir=None, limit=None, seed=0):
         """Return the items, or a seeded subset with as much of each label. There are no files, so `data_dir` is not used."""
         items = [self._example(index) for index in range(NUM_ITEMS)]
-        return items if limit is None else stratified_subset(items, limit, seed)
+        return [items[index] for index in stratified_subset([item.stratum for item in items], limit, seed)]
 
     def answer(self, text):
         """Return the label behind the last 'Answer:', None if there is none."""
@@ -36,7 +36,7 @@ class Trend:
         return Example(
             id=f"{index:03d}",  # names the item's records and random streams: stable, whatever the subset
             prompt=TimeSeriesPrompt(QUESTION, (SeriesSegment("The series:", tuple(values)),), "Answer:"),
-            inputs={"series": [values], "series_names": ["level"], "labels": self.labels, "task": "trend"},  # what rewards see
+            inputs={"series": [values], "series_names": ["value"], "labels": self.labels, "task": "trend"},  # what rewards see
             target=target,  # what metrics alone see
             stratum=target,
         )

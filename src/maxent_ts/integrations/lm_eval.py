@@ -12,17 +12,19 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from lm_eval.api.registry import register_model
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import handle_stop_sequences, postprocess_generated_text
 
 from maxent_ts.config import check_settings
+from maxent_ts.engines.base import Engine
 from maxent_ts.engines.hf import HFEngine
 from maxent_ts.errors import MaxentError, SettingError
 from maxent_ts.loading import load_named, shared_settings
 from maxent_ts.registry import METHODS
+from maxent_ts.rewards.base import prefix_function
 from maxent_ts.rewards.combine import load_reward
 from maxent_ts.search.run import SearchJob, run_searches
 from maxent_ts.types import Budget, Policy, Usage
@@ -30,8 +32,11 @@ from maxent_ts.types import Budget, Policy, Usage
 __all__ = ["MaxentLM", "main"]
 
 
+_HFLM: Any = HFLM  # its decorator hides its members from type checkers
+
+
 @register_model("maxent-ts")
-class MaxentLM(HFLM):
+class MaxentLM(_HFLM):
     """lm-eval's own transformers model, whose `generate_until` searches.
 
     All else, log-likelihoods and chat templates among it, is lm-eval's. Its weights are used as they are.
@@ -76,7 +81,8 @@ class MaxentLM(HFLM):
         super().__init__(pretrained, **kwargs)
         if self.backend != "causal":
             raise SettingError("A search needs a causal language model, but this one has an encoder. Use lm-eval's --model hf.")
-        self._engine = HFEngine(self.model, self.tokenizer, dtype="auto", max_batch_size=int(search_batch_size))
+        engine = HFEngine(self.model, self.tokenizer, dtype="auto", max_batch_size=int(search_batch_size))
+        self._engine = cast(Engine, engine)
         self.usages: list[Usage] = []
         """What each search cost, in the order of the requests."""
 
@@ -146,6 +152,8 @@ class _WithContexts:
 
     def __init__(self, reward: Any) -> None:
         self.name, self.range, self._reward = reward.name, reward.range, reward
+        prefix = prefix_function(reward)
+        self.prefix = prefix and (lambda *, prompts, contexts, **columns: prefix(prompts=contexts, **columns))  # noqa: ARG005
 
     def __call__(self, *, prompts: list[Any], contexts: list[str], **columns: Any) -> list[float | None]:
         del prompts

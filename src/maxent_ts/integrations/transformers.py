@@ -14,18 +14,19 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from maxent_ts.config import check_settings
+from maxent_ts.engines.base import Engine
 from maxent_ts.engines.hf import HFEngine
 from maxent_ts.errors import PromptError, SettingError
 from maxent_ts.generation import as_reward
 from maxent_ts.loading import load_named, shared_settings
 from maxent_ts.registry import METHODS
-from maxent_ts.rewards.base import Evidence, Reward, RewardFunction
+from maxent_ts.rewards.base import Evidence, Reward, RewardFunction, prefix_function
 from maxent_ts.search.run import SearchJob, SearchResult, run_searches
 from maxent_ts.types import Budget, Policy
 
@@ -118,7 +119,7 @@ class Search:
         ]
         padding = _padding_token(generation_config, self._settings["tokenizer"])
         answers = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=padding)
-        sequences = torch.cat([input_ids, answers.to(input_ids.dtype)], dim=1)
+        sequences: Any = torch.cat([input_ids, answers.to(input_ids.dtype)], dim=1)
         return GenerateDecoderOnlyOutput(sequences=sequences) if generation_config.return_dict_in_generate else sequences
 
 
@@ -213,7 +214,7 @@ def _searched(
         )
     shared = shared_settings(factory, num_rollouts=budget.rollouts or 1, num_return_sequences=num)
     policy = Policy(generation_config.max_length - length, *sampling)
-    engine = HFEngine(model, tokenizer, dtype="auto", max_batch_size=max_batch_size)
+    engine = cast(Engine, HFEngine(model, tokenizer, dtype="auto", max_batch_size=max_batch_size))
     jobs = [
         SearchJob(
             id=str(index),
@@ -240,6 +241,8 @@ class _WithTexts:
     def __init__(self, reward: Reward, tokenizer: Any) -> None:
         self.name, self.range = reward.name, reward.range
         self._reward, self._tokenizer = reward, tokenizer
+        prefix = prefix_function(reward)
+        self.prefix = prefix and (lambda *, prompts, **columns: prefix(prompts=self._texts(prompts), **columns))
 
     def __call__(self, *, prompts: list[Any], **columns: Any) -> list[float | None]:
         return self._reward(prompts=self._texts(prompts), **columns)
