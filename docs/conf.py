@@ -16,6 +16,9 @@ html_theme = "furo"
 html_title = "maxent-ts"
 html_copy_source = False
 html_show_sphinx = False
+html_show_copyright = False
+html_static_path = ["static"]
+html_css_files = ["site.css"]
 default_role = "code"
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
@@ -50,6 +53,8 @@ def plain_docstring(app, what, name, obj, options, lines):
             found += ["::", ""]
             listing = True
         found.append(line.replace("\\", "") if line.startswith("    ") and not in_section else line)
+    if what in ("attribute", "data", "property"):
+        found.insert(0, "")  # else napoleon takes what stands before a colon for a type
     lines[:] = found
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from maxent_ts.errors import UnknownNameError
 
-__all__ = ["ENGINES", "METHODS", "REWARDS", "TASKS", "TRACKERS", "load", "unknown_name"]
+__all__ = ["ENGINES", "METHODS", "REWARDS", "TASKS", "TRACKERS", "load", "nearest_name", "unknown_name"]
 
 METHODS: Mapping[str, str] = {
     "greedy": "maxent_ts.search.sampling:greedy",
@@ -67,7 +67,11 @@ def load(table: Mapping[str, str], name: str, kind: str) -> Any:
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     """Return the message for a name that is not known: the nearest one, and all there are."""
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
     listed = f" Known: {', '.join(names)}." if names else " It has none."
-    return f"There is no {kind} named '{name}'.{hint}{listed}"
+    return f"There is no {kind} named '{name}'.{nearest_name(name, names)}{listed}"
+
+
+def nearest_name(name: str, known: Iterable[str]) -> str:
+    """Return the question whether the nearest known name was meant, with a space before it; nothing if none is near."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean '{near[0]}'?" if near else ""

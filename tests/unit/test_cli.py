@@ -130,7 +130,7 @@ def test_a_dry_run_shows_upper_bounds_and_touches_nothing(run, tmp_path):
     ("arguments", "expected"),
     [
         (["eval", "har_cott"], "Did you mean 'har_cot'"),
-        (["eval", f"{FAKES}:NoSuchTask"], "has no 'NoSuchTask'"),
+        (["eval", f"{FAKES}:LettersTask"], "Did you mean 'LetterTask'"),
         (["eval", "/no/such/file.py:Task"], "does not exist"),
         (["eval", f"{FAKES}:LetterTask", "--method", "maxnt"], "Did you mean 'maxent'"),
         (
@@ -144,7 +144,7 @@ def test_a_dry_run_shows_upper_bounds_and_touches_nothing(run, tmp_path):
         (["eval", f"{FAKES}:LetterTask", "--reward", "format", "--reward-weights", "1,x"], "takes a number"),
         (["eval", f"{FAKES}:LetterTask", "--temperature", "0"], "temperature"),
         (["generate"], "either a PROMPT or --task"),
-        (["generate", "--task", f"{FAKES}:LetterTask", "--item", "item/99"], "no item 'item/99'"),
+        (["generate", "--task", f"{FAKES}:LetterTask", "--item", "item/99"], "Did you mean 'item/9'"),
         (["report", "/no/such/run"], "not a run directory"),
         (["list", "metods"], "Did you mean 'methods'"),
         (["eval"], "Missing argument"),

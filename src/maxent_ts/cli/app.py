@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from maxent_ts.cli import options
-from maxent_ts.cli.completion import complete_method, complete_task, complete_tracker
+from maxent_ts.cli.completion import complete_method, complete_task
 from maxent_ts.cli.shared import EXIT_INTERRUPTED, Format, explained, note
 
 __all__ = ["app", "main"]
@@ -98,10 +98,7 @@ def _eval(
     max_failures: Annotated[int, typer.Option("--max-failures", min=0, help="Failed items that still give exit code 0.")] = 0,
     save_trees: Annotated[int, typer.Option("--save-trees", min=0, help="Search trees kept per task and method.")] = 1,
     output_format: options.OutputFormat = Format.TABLE,
-    track: Annotated[
-        list[str] | None,
-        typer.Option("--track", help="trackio, wandb or mlflow; repeatable.", autocompletion=complete_tracker),
-    ] = None,
+    track: options.Track = None,
     quiet: options.Quiet = False,
     _config: options.Config = None,
     dry_run: Annotated[
@@ -175,6 +172,7 @@ def _generate(
     seed: options.Seed = 0,
     data_dir: options.DataDir = None,
     output_format: options.OutputFormat = Format.TABLE,
+    quiet: options.Quiet = False,
     _config: options.Config = None,
     debug: options.Debug = False,
 ) -> None:
@@ -209,6 +207,7 @@ def _generate(
             reward_weights=reward_weights,
             num_return_sequences=num_return_sequences,
             output_format=output_format,
+            quiet=quiet,
         )
 
 

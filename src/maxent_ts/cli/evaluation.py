@@ -42,7 +42,7 @@ def run_eval(
     if dry_run:
         _show_plan(config, output_format)
         return
-    hide_loading_bars(config.model)
+    hide_loading_bars(config.model, quiet=quiet)
     watcher = Watchers(make_watcher(quiet=quiet), *(load_named(TRACKERS, name, "tracker")() for name in track))
     try:
         run = evaluate(config, watcher=watcher, overwrite=overwrite)

@@ -7,7 +7,14 @@ from typing import Annotated
 
 import typer
 
-from maxent_ts.cli.completion import complete_engine, complete_method, complete_preset, complete_reward, complete_setting
+from maxent_ts.cli.completion import (
+    complete_engine,
+    complete_method,
+    complete_preset,
+    complete_reward,
+    complete_setting,
+    complete_tracker,
+)
 from maxent_ts.cli.config_file import read_config_file
 from maxent_ts.cli.shared import Format
 
@@ -35,6 +42,7 @@ __all__ = [
     "Tilt",
     "TopK",
     "TopP",
+    "Track",
 ]
 
 _MODEL = "Model"
@@ -114,6 +122,9 @@ DataDir = Annotated[
 ]
 OutputFormat = Annotated[Format, typer.Option("--format", help="json prints nothing but data on standard output.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+Track = Annotated[
+    list[str] | None, typer.Option("--track", help="trackio, wandb or mlflow; repeatable.", autocompletion=complete_tracker)
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Nothing but data, and errors.")]
 Config = Annotated[
     Path | None,

@@ -22,8 +22,9 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput
 from maxent_ts.config import check_settings
 from maxent_ts.engines.base import Engine
 from maxent_ts.engines.hf import HFEngine
-from maxent_ts.errors import PromptError, SettingError
+from maxent_ts.errors import SettingError
 from maxent_ts.generation import as_reward
+from maxent_ts.integrations.generate_call import check_call, padding_token
 from maxent_ts.loading import load_named, shared_settings
 from maxent_ts.registry import METHODS
 from maxent_ts.rewards.base import Evidence, Reward, RewardFunction, prefix_function
@@ -31,36 +32,6 @@ from maxent_ts.search.run import SearchJob, SearchResult, run_searches
 from maxent_ts.types import Budget, Policy
 
 __all__ = ["Search", "search"]
-
-OWN_SETTINGS = {"temperature": 1.0, "top_k": 50, "top_p": 1.0}
-"""Sampling settings that `search` takes itself, with what transformers fills in where nobody says anything."""
-
-OTHER_SETTINGS = {
-    "min_p": None,
-    "typical_p": 1.0,
-    "epsilon_cutoff": 0.0,
-    "eta_cutoff": 0.0,
-    "repetition_penalty": 1.0,
-    "no_repeat_ngram_size": 0,
-}
-"""Settings that no engine applies, the same way."""
-
-PROCESSORS = frozenset(
-    {
-        "TemperatureLogitsWarper",
-        "TopKLogitsWarper",
-        "TopPLogitsWarper",
-        "MinPLogitsWarper",
-        "TypicalLogitsWarper",
-        "EpsilonLogitsWarper",
-        "EtaLogitsWarper",
-        "RepetitionPenaltyLogitsProcessor",
-        "NoRepeatNGramLogitsProcessor",
-    }
-)
-"""What transformers makes of the settings above."""
-
-CRITERIA = frozenset({"MaxLengthCriteria", "EosTokenCriteria"})
 
 
 class Search:
@@ -101,7 +72,7 @@ class Search:
             SettingError: if `generate` was given something that would change p or the stopping, and that a search cannot do.
             MaxentError: whatever ended a search.
         """
-        _check(model, generation_config, logits_processor, stopping_criteria, model_kwargs)
+        check_call(model, generation_config, logits_processor, stopping_criteria, model_kwargs)
         num = generation_config.num_return_sequences
         mask = model_kwargs.get("attention_mask")
         mask = torch.ones_like(input_ids) if mask is None else mask
@@ -117,7 +88,7 @@ class Search:
             if outcome is not None
             for index in range(num)
         ]
-        padding = _padding_token(generation_config, self._settings["tokenizer"])
+        padding = padding_token(generation_config, self._settings["tokenizer"])
         answers = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=padding)
         sequences: Any = torch.cat([input_ids, answers.to(input_ids.dtype)], dim=1)
         return GenerateDecoderOnlyOutput(sequences=sequences) if generation_config.return_dict_in_generate else sequences
@@ -252,32 +223,3 @@ class _WithTexts:
 
     def _texts(self, prompts: list[Any]) -> list[Any]:
         return prompts if self._tokenizer is None else self._tokenizer.batch_decode(prompts, skip_special_tokens=True)
-
-
-def _check(
-    model: Any, generation_config: Any, logits_processor: Any, stopping_criteria: Any, model_kwargs: Mapping[str, Any]
-) -> None:
-    """Refuse what would change the model's distribution or its stopping behind the search's back."""
-    for name, default in {**OWN_SETTINGS, **OTHER_SETTINGS}.items():
-        value = getattr(generation_config, name, None)
-        if value not in (default, getattr(model.generation_config, name, None)):
-            where = "Give it to search(…) instead." if name in OWN_SETTINGS else "No engine applies it. Leave it out."
-            raise SettingError(f"generate() was given {name}={value}, which changes the model's distribution p. {where}")
-    if generation_config.eos_token_id != model.generation_config.eos_token_id:
-        raise SettingError("generate() was given another eos_token_id than the model's. Set model.generation_config.eos_token_id.")
-    other = [type(one).__name__ for one in logits_processor or () if type(one).__name__ not in PROCESSORS]
-    other += [type(one).__name__ for one in stopping_criteria or () if type(one).__name__ not in CRITERIA]
-    other += [name for name in ("output_scores", "output_logits", "output_attentions") if getattr(generation_config, name, False)]
-    other += [name for name in ("pixel_values", "input_features", "inputs_embeds") if model_kwargs.get(name) is not None]
-    if other:
-        raise SettingError(f"A search cannot do what generate() was asked for: {', '.join(other)}. Leave it out.")
-    if model.config.is_encoder_decoder:
-        raise PromptError("A search needs a causal language model, but this one has an encoder.")
-
-
-def _padding_token(generation_config: Any, tokenizer: Any) -> int:
-    """What fills the ends of shorter completions: as in transformers, the end of sequence if there is no padding token."""
-    ends = generation_config.eos_token_id
-    first = ends[0] if isinstance(ends, (list, tuple)) else ends
-    candidates = (generation_config.pad_token_id, getattr(tokenizer, "pad_token_id", None), first)
-    return next((one for one in candidates if one is not None), 0)
