@@ -11,14 +11,14 @@ import typer
 from maxent_ts.cli.progress import close_watcher, make_watcher
 from maxent_ts.cli.shared import EXIT_FAILURES, EXIT_INTERRUPTED, Format, hide_loading_bars, note, write_json
 from maxent_ts.cli.tables import print_summary
-from maxent_ts.config import MethodConfig, RunConfig, expand_tasks, make_config, parse_assignments
+from maxent_ts.config import RunConfig, expand_tasks, make_config, parse_assignments
 from maxent_ts.errors import SettingError
-from maxent_ts.evaluate import evaluate, plan
+from maxent_ts.evaluate import evaluate
+from maxent_ts.planning import plan
 from maxent_ts.presets import DEFAULT_METHODS, DEMO_LIMIT
+from maxent_ts.registry import METHODS_OF_ONE_COMPLETION
 
 __all__ = ["bounds", "build_config", "parse_weights", "run_eval"]
-
-METHODS_OF_ONE_COMPLETION = frozenset({"greedy", "sample"})
 
 
 def run_eval(
@@ -81,7 +81,7 @@ def build_config(
     for name in names:
         rest = dict(assigned[name])
         tilt = rest.pop("tilt", None)
-        configs.append(MethodConfig(name=name, settings=rest, tilt=None if tilt is None else _number(tilt, f"{name}.tilt")))
+        configs.append({"name": name, "settings": rest, "tilt": None if tilt is None else _number(tilt, f"{name}.tilt")})
     weights = parse_weights(reward_weights)
     limit = DEMO_LIMIT if "demo" in tasks else None
     values = {**values, "limit": values.get("limit") or limit}
@@ -103,10 +103,7 @@ def bounds(config: RunConfig) -> dict[str, Any]:
     """Return how many searches there are, and upper bounds on what they cost."""
     plans = plan(config)
     searches = [(one, method) for one in plans for method, _ in one.methods]
-    budgets = [
-        (len(one.examples), config.max_new_tokens if method.name in METHODS_OF_ONE_COMPLETION else config.generated_tokens, method)
-        for one, method in searches
-    ]
+    budgets = [(len(one.examples), method.generated_tokens or 0, method) for one, method in searches]
     return {
         "items": {one.task.name: len(one.examples) for one in plans},
         "rewards": {one.task.name: one.reward.name for one in plans},
@@ -116,7 +113,9 @@ def bounds(config: RunConfig) -> dict[str, Any]:
         "reward_calls_at_most": sum(
             count * (1 if method.name in METHODS_OF_ONE_COMPLETION else tokens) for count, tokens, method in budgets
         ),
-        "reward_calls_at_full_length": sum(count * max(1, tokens // config.max_new_tokens) for count, tokens, _ in budgets),
+        "reward_calls_at_full_length": sum(
+            count * max(1, tokens // (method.max_new_tokens or 1)) for count, tokens, method in budgets
+        ),
     }
 
 
