@@ -58,7 +58,7 @@ class MethodConfig(BaseModel):
 
     def label_without(self, names: Sequence[str]) -> str:
         """Return the label with some of what it shows left out."""
-        values = {**self.settings, **{name: getattr(self, name) for name in VARIANT_FIELDS}}
+        values = {**{name: getattr(self, name) for name in VARIANT_FIELDS}, **self.settings}
         shown = [f"{name}={_short(values[name])}" for name in self.shown if name not in names]
         return f"{self.name}[{', '.join(shown)}]" if shown else self.name
 

@@ -99,6 +99,12 @@ class RunInfo(BaseModel):
         """The methods as they take part, in the order of the configuration."""
         return [MethodConfig.model_validate(one) for one in self.config.get("methods", [])]
 
+    @property
+    def num_searches(self) -> int:
+        """How many searches the whole run is made of."""
+        num_variants = len(self.config.get("methods", []))
+        return sum(facts["num_items"] * (num_variants - len(self.skipped.get(task, {}))) for task, facts in self.data.items())
+
 
 class Run(BaseModel):
     """A run directory, read."""

@@ -129,8 +129,8 @@ class RunDirectory:
         with self._writing():
             _replace(self.path / "summary.json", json.dumps(plain(summary), indent=2, allow_nan=False).encode() + b"\n")
 
-    def finish(self, now: str, status: Literal["finished", "capped"] = "finished") -> None:
-        """Mark the run as complete, or as ended at a cap, from where it can be continued."""
+    def finish(self, now: str, status: Literal["finished", "interrupted", "capped"] = "finished") -> None:
+        """Mark the run as over: complete, or ended before from where it can be continued."""
         self.info.status = status
         self.info.finished = now
         self._write_info()
