@@ -133,13 +133,17 @@ def bounds(config: RunConfig) -> dict[str, Any]:
     """Return how many searches there are, and upper bounds on what they cost."""
     plans = plan(config)
     searches = [(one, method) for one in plans for method, _ in one.methods]
+    by_variant: dict[str, int] = {}
+    for one, method in searches:
+        by_variant[method.label] = by_variant.get(method.label, 0) + len(one.examples) * (method.generated_tokens or 0)
     budgets = [(len(one.examples), method.generated_tokens or 0, method) for one, method in searches]
     return {
         "items": {one.task.name: len(one.examples) for one in plans},
         "rewards": {one.task.name: one.reward.name for one in plans},
         "skipped": {one.task.name: dict(one.skipped) for one in plans if one.skipped},
         "searches": sum(count for count, _, _ in budgets),
-        "generated_tokens_at_most": sum(count * tokens for count, tokens, _ in budgets),
+        "generated_tokens_at_most": sum(by_variant.values()),
+        "generated_tokens_at_most_by_variant": by_variant,
         "reward_calls_at_most": sum(
             count * (1 if method.name in METHODS_OF_ONE_COMPLETION else tokens) for count, tokens, method in budgets
         ),

@@ -21,6 +21,9 @@ HEADINGS = ("n", "failed", "accuracy", "macro\nF1", "reward\n± 95 %", "gener.\n
 HEADLINE_BASELINES = ("best_of_n", "greedy")
 """Baselines whose paired differences are printed; the others are in summary.json and in the report."""
 
+NUM_COMPARISONS_SHOWN = 12
+"""More lines than this, as a sweep has, are read elsewhere."""
+
 
 def console() -> Console:
     """Return a console on standard output that does not break tables when it is a file."""
@@ -34,7 +37,10 @@ def print_summary(summary: Mapping[str, Any]) -> None:
         out.print(comparison_table(task, methods, summary["skipped"].get(task, {}), summary["budget_per_item"]["generated_tokens"]))
         if task in summary["over_seeds"]:
             out.print(over_seeds_table(task, summary["over_seeds"][task]))
-        for line in [*comparison_lines(summary, task), *correlation_lines(summary, task)]:
+        compared = list(comparison_lines(summary, task))
+        if len(compared) > NUM_COMPARISONS_SHOWN:
+            compared = [f"{len(compared)} paired differences: see summary.json, or the page"]
+        for line in [*compared, *correlation_lines(summary, task)]:
             out.print(line, soft_wrap=True, markup=False)
         out.print()
 
