@@ -12,7 +12,8 @@ from maxent_ts.cli.sweep import build_sweep
 from maxent_ts.config import MethodConfig, make_config
 from maxent_ts.errors import SettingError
 from maxent_ts.evaluate import Silent
-from maxent_ts.records import read_run
+from maxent_ts.records import read_run, read_tree
+from maxent_ts.report.html import render_report
 from maxent_ts.sweep import expand_variants, split_values
 
 from .test_evaluate import FAKES, NUM_ITEMS, essence, make, run_letters
@@ -273,3 +274,21 @@ def test_a_configuration_with_variants_reads_back_as_itself():
     config = make_config(tasks=("t",), methods=tuple(expand_variants(("maxent",), AXES, SETTINGS)))
     assert type(config).model_validate_json(config.model_dump_json()) == config
     assert [config.resolved(one).generated_tokens for one in config.methods[:1]] == [2 * 50]
+
+
+def test_the_page_shows_every_variant(swept):
+    """Catches variants of a method that are thrown together, or labels that are lost."""
+    page = render_report(swept)
+    for label, row in swept.summary["tasks"]["letters"].items():
+        assert label in page
+        assert f"{row['reward']['mean']:.3f}" in page
+
+
+def test_trees_of_variants_are_kept_apart(tmp_path):
+    """Catches the tree of one variant that overwrites another's."""
+    run = run_letters(sweep(tmp_path, methods=("maxent",), axes={"num_rollouts": [2, 4]}, settings={}, limit=2))
+    found = {variant: len(read_tree(file)["completions"]) for _, variant, file in run.trees()}
+    assert set(found) == {"maxent[num_rollouts=2]", "maxent[num_rollouts=4]"}
+    by_key = {one.key: one for one in run.records}
+    for variant, num_completions in found.items():
+        assert by_key["letters", variant, "item/0"].num_completions == num_completions
