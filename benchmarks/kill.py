@@ -164,11 +164,12 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--items", type=int, default=500)
     parser.add_argument("--max-delay", type=float, default=0.5, help="seconds: each kill comes after a random part of it")
+    parser.add_argument("--directory", help="where the runs are written [default: the system's for temporary files]")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     rng = random.Random(options.seed)
     start = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=options.directory) as folder:
         values = {"tasks": ("letters",), "methods": tuple({"name": one} for one in METHODS), "model": "table"}
         values |= {"num_rollouts": 4, "max_new_tokens": 6, "tilt": 3.0, "save_trees": 20}
         config = make_config(**values, output_dir=Path(folder) / "killed")
