@@ -86,14 +86,14 @@ def run(config: RunConfig, num_items: int, watcher: Silent | None = None) -> Non
     evaluate(config, engine=engine, tasks=[Letters(num_items)], watcher=watcher)
 
 
-def run_and_kill(config: RunConfig, num_items: int, seconds: float, *, at_work: bool) -> tuple[list[str], bool]:
-    """Run in a child and kill it after a while.
+def run_and_kill(config: RunConfig, num_items: int, num_records: int | None, seconds: float) -> tuple[list[str], bool]:
+    """Run in a child and kill it.
 
     Args:
         config: What to run.
         num_items: Of the task.
-        seconds: Time to live.
-        at_work: Whether that counts from the beginning of the searches; else from the beginning of the process.
+        num_records: How many records are acknowledged before the clock starts; None starts it with the process.
+        seconds: From then to the kill.
 
     Returns:
         The acknowledged keys, and whether the run was over before.
@@ -107,14 +107,15 @@ def run_and_kill(config: RunConfig, num_items: int, seconds: float, *, at_work: 
         finally:
             os._exit(0)
     os.close(writer)
-    deadline = time.perf_counter() + (60.0 if at_work else seconds)
+    deadline = None if num_records is not None else time.perf_counter() + seconds
     received, is_over = b"", False
-    while not is_over and (left := deadline - time.perf_counter()) > 0:
+    while not is_over and (deadline is None or time.perf_counter() < deadline):
+        left = None if deadline is None else max(0.0, deadline - time.perf_counter())
         if select.select([reader], [], [], left)[0]:
             part = os.read(reader, 1 << 16)
-            if at_work and not received:
-                deadline = time.perf_counter() + seconds
             received, is_over = received + part, not part
+        if deadline is None and num_records is not None and received.count(b"\n") > num_records:
+            deadline = time.perf_counter() + seconds
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     while part := os.read(reader, 1 << 16):
@@ -162,8 +163,11 @@ def main() -> None:
     """Print the report as JSON; exit code 1 if anything was lost, double, unreadable or different."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--items", type=int, default=500)
-    parser.add_argument("--max-delay", type=float, default=0.5, help="seconds: each kill comes after a random part of it")
+    parser.add_argument("--items", type=int, default=400)
+    parser.add_argument(
+        "--delay", type=float, default=0.05, help="seconds: a kill comes after some records and a random part of it"
+    )
+    parser.add_argument("--start-delay", type=float, default=1.0, help="the same for kills from the start of the process")
     parser.add_argument("--directory", help="where the runs are written [default: the system's for temporary files]")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -177,10 +181,12 @@ def main() -> None:
         lost = double = unreadable = kills = num_without_progress = 0
         sizes = [0]
         while kills < options.kills:
-            at_work = kills % 4 > 0  # every fourth kill may hit the start, before the first search
-            acknowledged, is_over = run_and_kill(config, options.items, rng.random() * options.max_delay, at_work=at_work)
+            # Every fourth kill may hit the start, before the first search; the others come after up to 15 records.
+            num_records = None if kills % 4 == 0 else rng.randint(0, 15)
+            seconds = rng.random() * (options.start_delay if num_records is None else options.delay)
+            acknowledged, is_over = run_and_kill(config, options.items, num_records, seconds)
             if is_over:
-                raise SystemExit(f"The run was over after {kills} kills: give more --items or a shorter --max-delay.")
+                raise SystemExit(f"The run was over after {kills} kills: give more --items.")
             kills += 1
             found, num_unreadable = on_disk(config.output_dir)
             promised |= set(acknowledged)

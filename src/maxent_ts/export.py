@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from maxent_ts.durable import PART_SUFFIX
 from maxent_ts.errors import MissingExtraError, RunDirectoryError
 from maxent_ts.records import Record, read_run
 
@@ -81,7 +82,7 @@ def export_parquet(run_dir: Path, output: Path) -> int:
     """
     run = read_run(run_dir)
     table = pa.Table.from_pylist([_row(record) for record in run.records], schema=SCHEMA)
-    part = output.with_name(output.name + ".part")
+    part = output.with_name(output.name + PART_SUFFIX)
     try:
         pq.write_table(table, part, compression="zstd")
         os.replace(part, output)

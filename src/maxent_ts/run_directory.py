@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import io
 import json
 import os
 import shutil
@@ -15,6 +14,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from maxent_ts.durable import PART_SUFFIX, cut_torn_line, replace_file, sync_directory, write_all
 from maxent_ts.errors import RunDirectoryError
 from maxent_ts.fingerprint import plain
 from maxent_ts.lock import LOCK_FILE, Lock
@@ -23,9 +23,6 @@ from maxent_ts.records import FORMAT, ExampleRecord, Key, Record, RunInfo, read_
 __all__ = ["RunDirectory"]
 
 RUN_FILES = ("run.json", "examples.jsonl", "samples.jsonl", "summary.json", "failures.log", "report.html", LOCK_FILE)
-
-PART_SUFFIX = ".part"
-"""Of a file that is being written and not yet whole."""
 
 LENGTH_OF_SHOWN_VALUES = 160
 """Characters of a value in the message about a directory that holds another run."""
@@ -57,7 +54,7 @@ class RunDirectory:
             self._take_over()
             # Without a buffer: what a full disk did not take must not be written later, when the file is closed.
             self._samples = (path / "samples.jsonl").open("ab", buffering=0)
-            _sync_directory(path)
+            sync_directory(path)
         except OSError as error:
             self._lock.release()
             raise RunDirectoryError(
@@ -91,7 +88,7 @@ class RunDirectory:
         with self._writing():
             end = os.fstat(self._samples.fileno()).st_size
             try:
-                _write_all(self._samples, _line(record))
+                write_all(self._samples, _line(record))
                 os.fsync(self._samples.fileno())
             except OSError:
                 with contextlib.suppress(OSError):  # the next start cuts a torn line, if this does not
@@ -109,7 +106,7 @@ class RunDirectory:
     def write_examples(self, examples: Iterable[ExampleRecord]) -> None:
         """Store the items."""
         with self._writing():
-            _replace(self.path / "examples.jsonl", b"".join(_line(example) for example in examples))
+            replace_file(self.path / "examples.jsonl", b"".join(_line(example) for example in examples))
 
     def write_tree(self, key: Key, tree: Mapping[str, Any]) -> None:
         """Store the search tree of an item."""
@@ -117,7 +114,7 @@ class RunDirectory:
         tree = {**dict(zip(("task", "method", "example_id"), key, strict=True)), **tree}
         with self._writing():
             file.parent.mkdir(parents=True, exist_ok=True)
-            _replace(file, gzip.compress(json.dumps(tree, allow_nan=False, separators=(",", ":")).encode(), mtime=0))
+            replace_file(file, gzip.compress(json.dumps(tree, allow_nan=False, separators=(",", ":")).encode(), mtime=0))
 
     def log_failure(self, key: Key, trace: str) -> None:
         """Add a traceback to `failures.log`."""
@@ -127,7 +124,7 @@ class RunDirectory:
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Store `summary.json`."""
         with self._writing():
-            _replace(self.path / "summary.json", json.dumps(plain(summary), indent=2, allow_nan=False).encode() + b"\n")
+            replace_file(self.path / "summary.json", json.dumps(plain(summary), indent=2, allow_nan=False).encode() + b"\n")
 
     def finish(self, now: str, status: Literal["finished", "interrupted", "capped"] = "finished") -> None:
         """Mark the run as over: complete, or ended before from where it can be continued."""
@@ -177,7 +174,7 @@ class RunDirectory:
             self.info.unrecorded_tokens = before.unrecorded_tokens
         samples = self.path / "samples.jsonl"
         if samples.exists():
-            _cut_torn_line(samples)
+            cut_torn_line(samples)
             records = list(read_samples(self.path, self.info))
             self.finished = {record.key for record in records if record.error is None}
             self.generated_tokens = sum(int(record.usage.get("generated_tokens", 0)) for record in records)
@@ -186,7 +183,7 @@ class RunDirectory:
 
     def _write_info(self) -> None:
         with self._writing():
-            _replace(self.path / "run.json", self.info.model_dump_json(indent=2).encode() + b"\n")
+            replace_file(self.path / "run.json", self.info.model_dump_json(indent=2).encode() + b"\n")
 
 
 def _identity(info: RunInfo) -> dict[str, Any]:
@@ -233,44 +230,3 @@ def _clear(path: Path) -> None:
 
 def _line(model: BaseModel) -> bytes:
     return json.dumps(plain(model.model_dump()), ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode() + b"\n"
-
-
-def _replace(file: Path, content: bytes) -> None:
-    """Write a whole file so that a reader sees the old or the new one, never half of it."""
-    part = file.with_name(file.name + PART_SUFFIX)
-    try:
-        with part.open("wb", buffering=0) as handle:
-            _write_all(handle, content)
-            os.fsync(handle.fileno())
-        part.replace(file)
-        _sync_directory(file.parent)
-    except OSError:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        raise
-
-
-def _sync_directory(path: Path) -> None:
-    """Make sure that a power cut does not take the name of a file that was just made."""
-    if os.name == "posix":
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def _write_all(handle: io.FileIO, content: bytes) -> None:
-    """Write to a file without a buffer: the operating system may take a part, and says only the next time that it is full."""
-    view = memoryview(content)
-    while view:
-        view = view[handle.write(view) :]
-
-
-def _cut_torn_line(file: Path) -> None:
-    """Drop a last line that a crash left half written."""
-    with file.open("r+b") as handle:
-        content = handle.read()
-        end = content.rfind(b"\n") + 1
-        if end < len(content):
-            handle.truncate(end)

@@ -110,7 +110,7 @@ def test_a_disk_that_is_full_at_the_very_end_does_not_hide_the_first_error(tmp_p
 
     def run_until_it_breaks():
         with RunDirectory(tmp_path, make_info()):
-            monkeypatch.setattr("maxent_ts.run_directory._replace", full)
+            monkeypatch.setattr("maxent_ts.run_directory.replace_file", full)
             raise KeyError
 
     with pytest.raises(KeyError):
