@@ -67,7 +67,7 @@ class Tracker(Silent):
         self._call(lambda backend: backend.start(Path(info.execution["output_dir"]).name, config))
 
     def recorded(self, record: Record) -> None:
-        """Log one search under `task/method/…`."""
+        """Log one search under `task/variant/…`."""
         self._step += 1
         self._num_failed += record.error is not None
         usage = record.usage or {}
@@ -79,11 +79,11 @@ class Tracker(Silent):
             "seconds": usage.get("seconds"),
             "failed": record.error is not None,
         }
-        values = {f"{record.task}/{record.method}/{name}": value for name, value in own.items()}
+        values = {f"{record.task}/{record.variant}/{name}": value for name, value in own.items()}
         self._log({**values, "failed_items": self._num_failed})
 
     def ended(self, summary: Mapping[str, Any] | None) -> None:
-        """Log the summary's table under `summary/task/method/…`, if the run came to its end, and close the run."""
+        """Log the summary's table under `summary/task/variant/…`, if the run came to its end, and close the run."""
         if summary is not None:
             self._step += 1
             self._log(flat({"summary": summary["tasks"]}, "/"))
