@@ -12,6 +12,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 suppress_warnings = ["misc.highlighting_failure"]  # listings in no language that pygments knows
+exclude_patterns = ["*.part.md"]
 html_theme = "furo"
 html_title = "maxent-ts"
 html_copy_source = False
@@ -28,11 +29,14 @@ napoleon_numpy_docstring = False
 
 
 def keep_pages_that_exist(app, docname, source):
-    """A line `?page` in a list of pages stands for the page if there is one, and for nothing if there is none."""
-    here = Path(app.srcdir)
-    source[0] = re.sub(
-        r"^\?(\S+)\n", lambda match: f"{match[1]}\n" if (here / f"{match[1]}.md").exists() else "", source[0], flags=re.MULTILINE
-    )
+    """A line `?page` in a list of pages is that page if there is one, else nothing; `?*` is every page not named."""
+    if docname != app.config.root_doc:
+        return
+    pages = sorted(path.stem for path in Path(app.srcdir).glob("*.md") if not path.match("*.part.md"))
+    named = set(re.findall(r"^\??([\w-]+)$", source[0], flags=re.MULTILINE)) | {docname}
+    unnamed = "".join(f"{page}\n" for page in pages if page not in named)
+    text = re.sub(r"^\?\*\n", unnamed, source[0], flags=re.MULTILINE)
+    source[0] = re.sub(r"^\?(\S+)\n", lambda match: f"{match[1]}\n" if match[1] in pages else "", text, flags=re.MULTILINE)
 
 
 def plain_docstring(app, what, name, obj, options, lines):
