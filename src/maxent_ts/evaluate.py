@@ -23,6 +23,7 @@ from maxent_ts.fingerprint import example_seed, fingerprint_examples, hardware, 
 from maxent_ts.loading import load_engine, load_method, load_task
 from maxent_ts.recording import example_record, filled_record, tree_with_texts
 from maxent_ts.records import Record, Run, RunInfo, read_run
+from maxent_ts.registry import METHODS_THAT_VOTE
 from maxent_ts.rewards.base import Reward
 from maxent_ts.rewards.combine import parse_rewards
 from maxent_ts.run_directory import RunDirectory
@@ -33,9 +34,6 @@ from maxent_ts.tasks.base import Example, Task
 from maxent_ts.types import Budget, Policy, Usage
 
 __all__ = ["Silent", "TaskPlan", "Watcher", "Watchers", "evaluate", "plan"]
-
-METHODS_THAT_VOTE = frozenset({"majority_vote"})
-"""Methods that ask for final answers, which a task without labels does not have."""
 
 
 class Watcher(Protocol):
