@@ -1,16 +1,26 @@
-"""Shared by all tests: rewards on token ids, and one call that runs one search."""
+"""Shared by all tests: how many examples property tests try, rewards on token ids, and one call that runs one search.
+
+HYPOTHESIS_PROFILE=long makes every property test without a number of its own try fifty times as many examples.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 from maxent_ts.engines.table import TableEngine
 from maxent_ts.search.run import SearchJob, SearchResult, run_searches
 from maxent_ts.types import Budget, Policy, Tokens
+
+# A deadline would time the machine, not the code.
+settings.register_profile("default", max_examples=40, deadline=None)
+settings.register_profile("long", max_examples=2000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 class TokenReward:

@@ -12,15 +12,13 @@ from maxent_ts.errors import DataError, SettingError
 from maxent_ts.fingerprint import fingerprint_examples, fingerprint_sources, hardware, plain, versions
 from maxent_ts.loading import load_method, load_task
 from maxent_ts.records import RunInfo
+from maxent_ts.registry import METHODS_THAT_VOTE
 from maxent_ts.rewards.base import Reward
 from maxent_ts.rewards.combine import parse_rewards
 from maxent_ts.search.base import SearchFactory
 from maxent_ts.tasks.base import Example, Task
 
 __all__ = ["TaskPlan", "describe", "now", "plan"]
-
-METHODS_THAT_VOTE = frozenset({"majority_vote"})
-"""Methods that ask for final answers, which a task without labels does not have."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ __all__ = [
     "ENGINES",
     "METHODS",
     "METHODS_OF_ONE_COMPLETION",
+    "METHODS_THAT_VOTE",
     "METHODS_WITHOUT_SEED",
     "METHODS_WITHOUT_TILT",
     "REWARDS",
@@ -26,14 +27,32 @@ __all__ = [
 METHODS: Mapping[str, str] = {
     "greedy": "maxent_ts.search.sampling:greedy",
     "sample": "maxent_ts.search.sampling:sample",
-    "best_of_n": "maxent_ts.search.sampling:best_of_n",
-    "best_of_n_softmax": "maxent_ts.search.sampling:best_of_n_softmax",
-    "majority_vote": "maxent_ts.search.sampling:majority_vote",
+    "best_of_n": "maxent_ts.search.best_of_n:best_of_n",
+    "best_of_n_softmax": "maxent_ts.search.best_of_n:best_of_n_softmax",
+    "best_of_n_unique": "maxent_ts.search.best_of_n:best_of_n_unique",
+    "majority_vote": "maxent_ts.search.vote:majority_vote",
+    "weighted_vote": "maxent_ts.search.vote:weighted_vote",
     "beam": "maxent_ts.search.beam:beam",
+    "diverse_beam": "maxent_ts.search.diverse_beam:diverse_beam",
+    "stochastic_beam": "maxent_ts.search.stochastic_beam:stochastic_beam",
+    "metropolis": "maxent_ts.search.metropolis:metropolis",
+    "exact_sample": "maxent_ts.search.exact_sample:exact_sample",
+    "smc": "maxent_ts.search.smc:smc",
+    "particle_gibbs": "maxent_ts.search.particle_gibbs:particle_gibbs",
+    "ets": "maxent_ts.search.ets:ets",
+    "vgb": "maxent_ts.search.vgb:vgb",
     "exact": "maxent_ts.search.exact:exact",
     "maxent": "maxent_ts.search.maxent:maxent",
     "maxent_sample": "maxent_ts.search.maxent:maxent_sample",
+    "mcts": "maxent_ts.search.mcts:mcts",
+    "dts": "maxent_ts.search.dts:dts",
+    "dts_star": "maxent_ts.search.dts:dts_star",
+    "ablation_sum_backup": "maxent_ts.search.ablations:ablation_sum_backup",
+    "ablation_mean_backup": "maxent_ts.search.ablations:ablation_mean_backup",
 }
+
+METHODS_THAT_VOTE = frozenset({"majority_vote", "weighted_vote"})
+"""Methods that ask for final answers, which a task without labels does not have."""
 
 METHODS_OF_ONE_COMPLETION = frozenset({"greedy", "sample"})
 """They generate one completion, whatever the budget."""

@@ -18,7 +18,7 @@ The tree knows tokens, log-probabilities and rewards. It knows nothing of langua
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -132,11 +132,35 @@ class Tree:
             self.best_reward[node] = max(self.best_reward[node], reward)
         return self.completions[self.completion[leaf]]
 
-    def back_up(self, nodes: Sequence[int]) -> None:
-        """Recompute the paths from these nodes to the root, deeper nodes first."""
-        touched = {one for node in nodes for one in self.path(node)}
-        for node in sorted(touched, reverse=True):
+    def extend(self, additions: Sequence[tuple[int, Rollout, float]], log_unseen: Mapping[int, float] | None = None) -> list[int]:
+        """Hang rollouts with their rewards below nodes, and back up.
+
+        Args:
+            additions: (node, rollout, reward).
+            log_unseen: log ρ at nodes after that, for `set_unseen`.
+
+        Returns:
+            The nodes that changed, parents first.
+        """
+        leaves = []
+        for node, rollout, reward in additions:
+            leaves.append(self.add(node, rollout))
+            self.evaluate(leaves[-1], reward, rollout.finish_reason)
+        for node, value in (log_unseen or {}).items():
+            self.set_unseen(node, value)
+        return self.back_up([*(log_unseen or ()), *leaves])
+
+    def back_up(self, nodes: Sequence[int]) -> list[int]:
+        """Recompute the paths from these nodes to the root, deeper nodes first. Returns the nodes on them, parents first."""
+        touched: set[int] = set()
+        for node in nodes:
+            while node != NO_PARENT and node not in touched:
+                touched.add(node)
+                node = self.parent[node]
+        ordered = sorted(touched)
+        for node in reversed(ordered):
             self._back_up_one(node)
+        return ordered
 
     def log_leave(self, node: int) -> float:
         """Return log of ρ(s)·U(s): the share of W that lies outside the tree at this node."""
@@ -167,6 +191,10 @@ class Tree:
             else:
                 self._back_up_one(node)
 
+    def mean_to_write(self, node: int) -> float:
+        """Tokens that a completion from a node still takes, by the mean length of those evaluated below it; at least 1."""
+        return max(self.length_sum[node] / self.visits[node] - self.depth[node], 1.0)
+
     def log_weights(self) -> np.ndarray:
         """The weight of every completion in a walk that never leaves the tree, normalised: child ∝ p·W among those seen.
 
@@ -187,6 +215,14 @@ class Tree:
             if completion != NO_COMPLETION:
                 log_weights[completion] = log_share[node]
         return log_weights
+
+    def log_posterior(self) -> np.ndarray:
+        """Log of p(x)·exp(λ r(x)) / W(root) for every completion: its share of the frozen tree's law, which may leave the tree.
+
+        Returns:
+            float64 array of shape [number of completions], logs of numbers that sum to K(root) / W(root).
+        """
+        return np.array([one.logprob + self.target.tilt * (one.reward or 0.0) for one in self.completions]) - self.log_value[ROOT]
 
     def log_partition(self) -> tuple[float, float, float]:
         """Estimate and bracket of log Z.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from maxent_ts.errors import SettingError
@@ -21,6 +21,7 @@ __all__ = [
     "Completion",
     "Embeddings",
     "FinishReason",
+    "Marginal",
     "Message",
     "Outcome",
     "Policy",
@@ -115,6 +116,14 @@ class Target:
     """Whether the reward also scores unfinished completions: `search.base.PrefixRewards`."""
     has_answers: bool = False
     """Whether completions state final answers that can be read: `search.base.Answers`."""
+    max_generated_tokens: int | None = None
+    """The budget, for methods that must plan to finish what they begin; None where tokens are not bounded."""
+    max_rollouts: int | None = None
+    """The same in rollouts."""
+
+    def with_tilt(self, tilt: float) -> Target:
+        """Return the same target with another λ."""
+        return replace(self, tilt=tilt)
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.tilt) and self.tilt >= 0):
@@ -201,6 +210,15 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class Marginal:
+    """An estimated probability under π with a 95 % interval."""
+
+    probability: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """What a search returns."""
 
@@ -213,6 +231,8 @@ class Outcome:
     info: Mapping[str, float] = field(default_factory=dict)
     """Diagnostics, such as `log_z_lower` and `log_z_upper`."""
     tree: Tree | None = None
+    marginals: Mapping[str, Marginal] = field(default_factory=dict)
+    """π(answer) for each final answer, where a method estimates it with an error."""
 
     @property
     def best(self) -> Completion:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from maxent_ts.engines.table import TableEngine
-from maxent_ts.registry import METHODS, load
+from maxent_ts.registry import METHODS, METHODS_THAT_VOTE, load
 from maxent_ts.search.run import SearchJob, run_searches
 from maxent_ts.types import Budget, Policy
 from tests.conftest import additive_reward
@@ -86,6 +86,16 @@ def test_the_smallest_budget_still_gives_an_answer(name):
     assert result.error is None
     assert result.outcome.best.tokens
     assert result.usage.generated_tokens <= LENGTH
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "exact"])
+def test_only_the_methods_that_are_said_to_vote_need_answers(name):
+    """A task without labels leaves out those that are said to; another that asked for answers would fail on every item."""
+    method = load(METHODS, name, "method")
+    job = SearchJob("one", (0,), Policy(LENGTH), method, 1.5, Budget(generated_tokens=100))
+    (result,) = run_searches([job], TableEngine.random(num_tokens=4, seed=1), additive_reward(4, LENGTH, 5))
+    assert (result.error is not None) == (name in METHODS_THAT_VOTE)
+    assert result.error is None or "votes on final answers" in str(result.error)
 
 
 def test_enumeration_refuses_a_budget_that_would_leave_something_out():

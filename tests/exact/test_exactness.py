@@ -6,17 +6,19 @@ from functools import partial
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chi2
 
 from maxent_ts.engines.table import TableEngine
+from maxent_ts.search.best_of_n import best_of_n, best_of_n_softmax
 from maxent_ts.search.exact import exact, frozen_tree_law, total_variation
 from maxent_ts.search.maxent import maxent, maxent_sample
 from maxent_ts.search.run import SearchJob, run_searches
-from maxent_ts.search.sampling import best_of_n, best_of_n_softmax, sample
-from maxent_ts.types import Budget, Outcome, Policy, Tokens
+from maxent_ts.search.sampling import sample
+from maxent_ts.types import Budget, Policy
 from tests.conftest import TokenReward, additive_reward, run_one
+from tests.exact.laws import law_of_weights
 
 EVERYTHING = Budget(generated_tokens=10**7)
 MODELS = {
@@ -28,12 +30,7 @@ MODELS = {
 }
 
 
-def law_of_weights(outcome: Outcome) -> dict[Tokens, float]:
-    return dict(zip([one.tokens for one in outcome.completions], outcome.weights, strict=True))
-
-
 @pytest.mark.parametrize("method", [maxent, partial(maxent, selection="bound"), maxent_sample])
-@settings(max_examples=40, deadline=None)
 @given(**MODELS)
 def test_a_fully_expanded_tree_is_the_target(method, num_tokens, length, tilt, eos, seed):
     """A backup that sums or averages without p, or forgets that EOS makes lengths differ, fails here."""
@@ -48,7 +45,6 @@ def test_a_fully_expanded_tree_is_the_target(method, num_tokens, length, tilt, e
 
 
 @pytest.mark.parametrize("method", [maxent, partial(maxent, selection="bound"), maxent_sample])
-@settings(max_examples=60, deadline=None)
 @given(num_rollouts=st.integers(1, 30), num_parallel=st.integers(1, 6), **MODELS)
 def test_the_bracket_holds_log_z_at_every_size_of_the_tree(method, num_rollouts, num_parallel, num_tokens, length, tilt, eos, seed):
     """A bracket that counts mass twice, or loses some, excludes the truth on some model."""

@@ -6,10 +6,11 @@ import dataclasses
 
 from maxent_ts.config import make_config
 from maxent_ts.evaluate import evaluate
+from maxent_ts.registry import METHODS
 
 from .evaluation_fakes import LetterTask, make_engine
 
-METHODS = ("greedy", "sample", "best_of_n", "best_of_n_softmax", "majority_vote", "beam", "maxent", "maxent_sample")
+SEARCHES = tuple(name for name in METHODS if name != "exact")
 
 
 class PermutedTargets(LetterTask):
@@ -23,7 +24,7 @@ class PermutedTargets(LetterTask):
 def outputs(task, path):
     config = make_config(
         tasks=("letters",),
-        methods=tuple({"name": one} for one in METHODS),
+        methods=tuple({"name": one} for one in SEARCHES),
         num_rollouts=6,
         max_new_tokens=6,
         tilt=4.0,
@@ -46,7 +47,7 @@ def test_permuting_all_targets_changes_no_output_of_any_search(tmp_path):
     permuted, permuted_trees, permuted_run = outputs(PermutedTargets(), tmp_path / "permuted")
     assert kept == permuted
     assert trees == permuted_trees
-    assert len(trees) == 2
+    assert len(trees) >= 2
     assert run.info.data == permuted_run.info.data, "the fingerprint of what searches see depends on targets"
     true_scores = [row["accuracy"] for row in run.summary["tasks"]["letters"].values()]
     assert true_scores != [row["accuracy"] for row in permuted_run.summary["tasks"]["letters"].values()]

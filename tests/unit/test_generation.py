@@ -6,6 +6,7 @@ import pytest
 
 from maxent_ts import TableEngine, generate
 from maxent_ts.errors import PromptError, RewardError, SettingError, UnknownNameError
+from maxent_ts.registry import METHODS, METHODS_THAT_VOTE
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def test_a_plain_function_is_a_reward(engine):
     assert found.info["log_z_lower"] <= found.info["log_z"] <= found.info["log_z_upper"]
 
 
-@pytest.mark.parametrize("method", ["greedy", "sample", "best_of_n", "best_of_n_softmax", "beam", "maxent", "maxent_sample"])
+@pytest.mark.parametrize("method", sorted(METHODS.keys() - METHODS_THAT_VOTE - {"exact"}))
 def test_every_method_is_called_the_same_way(engine, method):
     """`num_rollouts` is a width for a beam, a budget for the others, and nothing to greedy."""
     found = generate(engine, "ab", reward=count_of_a, method=method, num_rollouts=4, max_new_tokens=5)

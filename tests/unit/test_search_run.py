@@ -11,9 +11,10 @@ import pytest
 from maxent_ts.engines.table import TableEngine
 from maxent_ts.errors import EngineError, MaxentError, PromptError, RewardError, SettingError
 from maxent_ts.search.base import AS_MANY_AS_AFFORDABLE, Rollouts
+from maxent_ts.search.best_of_n import best_of_n
 from maxent_ts.search.maxent import maxent, maxent_sample
 from maxent_ts.search.run import Event, SearchJob, run_searches
-from maxent_ts.search.sampling import best_of_n, majority_vote
+from maxent_ts.search.vote import majority_vote
 from maxent_ts.types import Budget, Outcome, Policy
 from tests.conftest import TokenReward, additive_reward, run_one
 

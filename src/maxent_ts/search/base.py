@@ -45,6 +45,9 @@ class Rollouts:
     """False: the most likely token at every step."""
     num_tokens: int | None = None
     """At most so many tokens each; a rollout that this cuts is `unfinished`. None goes to the end."""
+    reserve: bool = False
+    """Start only as many as the budget can also finish in further requests of `num_tokens` each. Those, with the same
+    `num_tokens` and `reserve`, are answered even when the time is up: what was begun gets its end."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from maxent_ts.search.base import AS_MANY_AS_AFFORDABLE, Rewards, Rollouts
-from maxent_ts.types import Completion, Target, Tokens
+from maxent_ts.tree import Tree
+from maxent_ts.types import Completion, Rollout, Target, Tokens
 
-__all__ = ["best_first", "draw", "draw_distinct", "reward_of", "score", "tilted_weights"]
+__all__ = ["best_first", "draw", "draw_distinct", "reward_of", "score", "score_written", "tilted_weights"]
 
 Completions = tuple[Completion, ...]
 
@@ -27,6 +28,17 @@ def score(completions: Sequence[Completion]) -> Generator[Any, Any, Completions]
     """Return the same completions with their rewards."""
     rewards = yield Rewards(tuple(completions))
     return tuple(replace(one, reward=reward) for one, reward in zip(completions, rewards, strict=True))
+
+
+def score_written(tree: Tree, written: Sequence[tuple[int, Rollout]]) -> Generator[Any, Any, Completions]:
+    """Return what the model wrote below nodes of a tree as completions with rewards. The tree stays as it is."""
+    if not written:
+        return ()
+    unscored = [
+        Completion((*tree.prefix(node), *rollout.tokens), tree.path_logprob[node] + sum(rollout.logprobs), rollout.finish_reason)
+        for node, rollout in written
+    ]
+    return (yield from score(unscored))
 
 
 def draw_distinct(num_rollouts: int | None) -> Generator[Any, Any, tuple[Completions, tuple[int, ...]]]:

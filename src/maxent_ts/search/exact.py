@@ -63,15 +63,18 @@ def frozen_tree_law(tree: Tree, outcome: Outcome) -> dict[Tokens, float]:
         tree: A tree of the same prompt.
         outcome: What `exact` returned: every completion with log p.
     """
-    law = {}
+    deepest = []
     for completion in outcome.completions:
         node = ROOT
         for token in completion.tokens:
-            if token not in tree.children[node]:
+            child = tree.children[node].get(token)
+            if child is None:
                 break
-            node = tree.children[node][token]
-        law[completion.tokens] = float(np.exp(completion.logprob + tree.log_value[node] - tree.log_value[ROOT]))
-    return law
+            node = child
+        deepest.append(node)
+    logprobs = np.array([completion.logprob for completion in outcome.completions])
+    law = np.exp(logprobs + np.array(tree.log_value)[deepest] - tree.log_value[ROOT])
+    return dict(zip([completion.tokens for completion in outcome.completions], law.tolist(), strict=True))
 
 
 def total_variation(first: Mapping[Tokens, float], second: Mapping[Tokens, float]) -> float:

@@ -97,6 +97,8 @@ class Live:
             reward.range,
             has_prefix_rewards=prefix_function(reward) is not None,
             has_answers=answer_fn is not None,
+            max_generated_tokens=job.budget.generated_tokens,
+            max_rollouts=job.budget.rollouts,
         )
         try:
             self._context = engine.open(job.prompt, job.policy)
@@ -135,17 +137,18 @@ class Live:
         requests = request.requests if isinstance(request, Parallel) else (request,)
         self._answers = [None] * len(requests)
         self.tickets = {}
-        reserved = reserved_rollouts = 0
+        reserved = reserved_rollouts = num_streams = 0
         for index, one in enumerate(requests):
             if isinstance(one, Rollouts):
-                length = self.job.policy.max_new_tokens - len(one.prefix)
-                length = length if one.num_tokens is None else min(length, one.num_tokens)
-                num = self._affordable(one.num, length, reserved, reserved_rollouts)
+                length, segments = self._longest(one)
+                is_begun = one.reserve and len(one.prefix) > 0
+                num = self._affordable(one.num, length, reserved, reserved_rollouts, segments, is_begun)
                 if num == 0:
                     self._answers[index] = Branch((), math.nan)
                     continue
-                reserved, reserved_rollouts = reserved + num * length, reserved_rollouts + num
-                first = self.usage.rollouts + reserved_rollouts - num
+                reserved, reserved_rollouts = reserved + num * length, reserved_rollouts + num * segments
+                first = self.usage.rollouts + num_streams
+                num_streams += num
                 streams = tuple((*self.job.seed, first + i) for i in range(num))
                 job = RolloutJob(self._context, one.prefix, streams, one.exclude, one.distinct, one.do_sample, one.num_tokens)
             elif isinstance(one, NextTokens):
@@ -232,20 +235,32 @@ class Live:
                 f"{length}. Raise the budget or lower max_new_tokens."
             )
 
-    def _affordable(self, num: int, length: int, reserved: int, reserved_rollouts: int) -> int:
-        """How many of `num` rollouts fit if each becomes as long as it can."""
+    def _longest(self, request: Rollouts) -> tuple[int, int]:
+        """The most tokens and rollouts that one rollout of a request can take; with `reserve`, to the completion's end."""
+        length = self.job.policy.max_new_tokens - len(request.prefix)
+        if request.num_tokens is None:
+            return length, 1
+        if request.reserve:
+            return length, max(1, math.ceil(length / request.num_tokens))
+        return min(length, request.num_tokens), 1
+
+    def _affordable(
+        self, num: int, length: int, reserved: int, reserved_rollouts: int, segments: int = 1, is_begun: bool = False
+    ) -> int:
+        """How many of `num` rollouts fit if each becomes as long as it can, in `segments` rollouts."""
         budget, usage = self.job.budget, self.usage
         if budget.generated_tokens is None and budget.rollouts is None:
             if budget.seconds is not None:
                 num = min(num, ROLLOUTS_BETWEEN_LOOKS_AT_THE_CLOCK)
             elif num == AS_MANY_AS_AFFORDABLE:
                 raise SettingError("The search has no end: give num_rollouts, or a budget in generated tokens or seconds.")
-        if budget.seconds is not None and usage.rollouts > 0 and time.perf_counter() - self._started > budget.seconds:
+        has_begun = is_begun or usage.rollouts == 0
+        if budget.seconds is not None and not has_begun and time.perf_counter() - self._started > budget.seconds:
             return 0
         if budget.generated_tokens is not None:
             num = min(num, (budget.generated_tokens - usage.generated_tokens - reserved) // max(1, length))
         if budget.rollouts is not None:
-            num = min(num, budget.rollouts - usage.rollouts - reserved_rollouts)
+            num = min(num, (budget.rollouts - usage.rollouts - reserved_rollouts) // segments)
         return max(0, num)
 
     def _deliver(self) -> None:

@@ -3,27 +3,31 @@
 One round: select branch points, roll out from them with p, score the completions, back up. `maxent` looks for the best
 completion, `maxent_sample` draws from π(x) ∝ p(x)·exp(λ r(x)). They differ in how they select and what they return.
 
-Legend (as in `maxent_ts.tree`): s a prefix, C(s) its children seen, ρ(s) the prior mass not seen, W the soft value,
-V = log W / λ, R = W - K the part of W that is still unseen.
+Legend (as in `maxent_ts.tree`): s a prefix, ρ(s) the prior mass not seen, W the soft value, U the value of what is unseen.
 """
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from collections.abc import Generator
 from typing import Any, Literal
 
 import numpy as np
 
 from maxent_ts.errors import SettingError
-from maxent_ts.search.base import Parallel, Rewards, Rollouts, Search
+from maxent_ts.search.base import Search
+from maxent_ts.search.certificate import Certificate, certify, draw_fresh, tree_certificate
 from maxent_ts.search.completions import best_first
-from maxent_ts.search.selection import Select, by_bound, by_improvement, by_unseen_value
+from maxent_ts.search.growth import grow, rescore
+from maxent_ts.search.selection import BranchOn, ByImprovement, ByUnseenValue, Frontier, by_bound
+from maxent_ts.search.tilt import matching_tilt
 from maxent_ts.tree import ROOT, Tree
-from maxent_ts.types import Completion, Outcome, Target
+from maxent_ts.types import Outcome, Target, Tokens
 
 __all__ = ["maxent", "maxent_sample"]
+
+WHOLE_DRAWS = 0.2
+"""Share of the tokens of `maxent` that follows the model alone: what keeps it from falling far behind best-of-N where
+early choices decide and look like all others."""
 
 
 def maxent(
@@ -33,26 +37,37 @@ def maxent(
     num_rollouts: int | None = None,
     num_parallel: int = 4,
     selection: Literal["improvement", "bound"] = "improvement",
+    branch_on: BranchOn = "token",
     exploration: float = 1.0,
+    num_rescores: int = 0,
+    num_fresh_draws: int = 0,
     num_return_sequences: int = 1,
+    tree: Tree | None = None,
 ) -> Search:
     """Search for the completion of the highest reward.
 
     Args:
-        rng: Explores while there is nothing yet to judge by.
+        rng: Chooses fresh draws.
         target: Gives λ, which the weights and the "bound" rule use, and `max_new_tokens`.
         num_rollouts: Rollouts in all; None goes on until the budget is spent.
         num_parallel: Rollouts per round. More use the engine better, fewer choose with more knowledge.
         selection: "improvement" branches where the expected gain over the best so far is worth its tokens; "bound" is PUCT on
             soft values. See `maxent_ts.search.selection`.
+        branch_on: "token" anywhere; "segment" every eighth token; "entropy" where the model itself was undecided.
         exploration: Of "bound" alone: its constant c.
+        num_rescores: For noisy rewards: how often the best few are scored again, so that the luckiest is not taken for the best.
+        num_fresh_draws: Rollouts kept for an unbiased estimate of log Z: see `maxent_ts.search.certificate`.
         num_return_sequences: Number of completions returned, best first.
+        tree: Grow on from this tree of the same prompt, backed up for the present λ.
     """
     if selection not in ("improvement", "bound"):
         raise SettingError(f"selection must be 'improvement' or 'bound', but is {selection!r}.")
-    select = by_improvement(rng) if selection == "improvement" else by_bound(exploration)
-    tree = yield from _grow(target, select, num_rollouts, num_parallel)
-    return _outcome(tree, tuple(best_first(tree.completions)[:num_return_sequences]))
+    by_improvement = selection == "improvement"
+    select = Frontier(ByImprovement(), WHOLE_DRAWS, branch_on) if by_improvement else by_bound(exploration)
+    tree = yield from grow(target, select, num_rollouts, num_parallel, tree=tree, num_kept=num_fresh_draws)
+    certificate = yield from certify(tree, num_fresh_draws, rng)
+    order = (yield from rescore(tree, num_rescores)) if num_rescores else best_first(tree.completions)
+    return _outcome(tree, tuple(order[:num_return_sequences]), certificate)
 
 
 def maxent_sample(
@@ -61,64 +76,61 @@ def maxent_sample(
     *,
     num_rollouts: int | None = None,
     num_parallel: int = 4,
+    branch_on: BranchOn = "token",
+    optimism: float = 0.5,
+    num_fresh_draws: int = 0,
+    kl_target: float | None = None,
+    ess_target: float | None = None,
     num_return_sequences: int = 1,
+    tree: Tree | None = None,
 ) -> Search:
     """Draw completions from π, without ever paying for one twice.
 
-    Selection walks from the root: to a child with weight p(a|s)·R(sa), out of the tree with weight ρ(s)·U(s). That is the
-    target restricted to what is unseen. Returned are draws from the walk that never leaves the tree; once all is seen, from π.
+    Branches where most of π is unseen: p(s)·ρ(s)·U(s), with some optimism about U. What is returned is drawn from the tree
+    it has grown: to a child ∝ p·W, out of the tree at s ∝ ρ(s)·U(s), where the model itself goes on. Rollouts for that are
+    kept from the budget. Once all is seen, the draws are from π.
 
     Args:
-        rng: Walks, and draws what is returned.
+        rng: Draws what is returned.
         target: Gives λ and `max_new_tokens`.
         num_rollouts: Rollouts in all; None goes on until the budget is spent.
         num_parallel: Rollouts per round.
+        branch_on: As for `maxent`.
+        optimism: Of the selection, see `maxent_ts.search.selection.ByUnseenValue`.
+        num_fresh_draws: Rollouts kept for an unbiased estimate of log Z: see `maxent_ts.search.certificate`.
+        kl_target: Choose λ so that KL(π‖p) is this many nats, in place of the target's λ; `info["tilt"]` says which.
+        ess_target: Choose λ so that this share of draws from p would be effective under π, in (0, 1).
         num_return_sequences: Number of draws returned, with replacement.
+        tree: Grow on from this tree of the same prompt, backed up for the present λ.
     """
-    tree = yield from _grow(target, by_unseen_value(rng), num_rollouts, num_parallel)
+    retarget = matching_tilt(kl_target, ess_target)
+    num_kept = num_fresh_draws + num_return_sequences
+    select = Frontier(ByUnseenValue(optimism), 0.0, branch_on)
+    tree = yield from grow(target, select, num_rollouts, num_parallel, tree=tree, num_kept=num_kept, retarget=retarget)
+    certificate = yield from certify(tree, num_fresh_draws, rng)
+    tokens = yield from _draws(tree, num_return_sequences, rng)
+    index = {one.tokens: i for i, one in enumerate(tree.completions)}
+    return _outcome(tree, tuple(index[one] for one in tokens), certificate)
+
+
+def _draws(tree: Tree, num: int, rng: np.random.Generator) -> Generator[Any, Any, list[Tokens]]:
+    """Draw from the frozen tree, then let what left it join. A draw that the budget has no rollout for is made inside."""
+    known_share = float(np.exp(tree.log_known[ROOT] - tree.log_value[ROOT]))
+    num_outside = 0 if tree.is_exhausted else int((rng.random(num) >= known_share).sum())
+    outside = (yield from draw_fresh(tree, num_outside, rng)) if num_outside else None
+    drawn = [] if outside is None else [one.tokens for one in outside.completions]
+    posterior, weights = np.exp(tree.log_posterior()), np.exp(tree.log_weights())
+    for law, size in ((posterior, num - num_outside), (weights, num_outside - len(drawn))):
+        if size:
+            drawn += [tree.completions[int(one)].tokens for one in rng.choice(len(law), size=size, p=law / law.sum())]
+    if outside is not None:
+        tree.extend(outside.additions)
+    return [drawn[int(one)] for one in rng.permutation(num)]
+
+
+def _outcome(tree: Tree, chosen: tuple[int, ...], certificate: Certificate) -> Outcome:
     weights = np.exp(tree.log_weights())
-    chosen = rng.choice(len(weights), size=num_return_sequences, p=weights / weights.sum())
-    return _outcome(tree, tuple(int(one) for one in chosen))
-
-
-def _grow(target: Target, select: Select, num_rollouts: int | None, num_parallel: int) -> Generator[Any, Any, Tree]:
-    """Rounds of select, roll out, score, back up, until the rollouts, the budget or the unseen completions run out."""
-    if num_parallel < 1:
-        raise SettingError(f"num_parallel must be at least 1, but is {num_parallel}.")
-    tree = Tree(target)
-    num_left = math.inf if num_rollouts is None else num_rollouts
-    while num_left > 0 and not tree.is_exhausted:
-        # The first round is one rollout: there is nothing yet to choose by.
-        num = int(min(num_parallel, num_left)) if tree.completions else 1
-        points = Counter(select(tree, num))
-        branches = yield Parallel(
-            tuple(Rollouts(tree.prefix(node), count, tuple(tree.children[node]), distinct=True) for node, count in points.items())
-        )
-        leaves = []
-        for node, branch in zip(points, branches, strict=True):
-            leaves += [(tree.add(node, rollout), rollout.finish_reason) for rollout in branch.rollouts]
-            if not math.isnan(branch.log_unseen):
-                tree.set_unseen(node, branch.log_unseen)
-        if all(math.isnan(branch.log_unseen) for branch in branches):
-            break
-        if leaves:
-            completions = tuple(Completion(tree.prefix(leaf), tree.path_logprob[leaf], reason) for leaf, reason in leaves)
-            rewards = yield Rewards(completions)
-            for (leaf, reason), reward in zip(leaves, rewards, strict=True):
-                tree.evaluate(leaf, reward, reason)
-        tree.back_up([*points, *(leaf for leaf, _ in leaves)])
-        num_left -= len(leaves)
-    return tree
-
-
-def _outcome(tree: Tree, chosen: tuple[int, ...]) -> Outcome:
-    weights = np.exp(tree.log_weights())
-    lower, estimate, upper = tree.log_partition()
-    info = {
-        "log_z_lower": lower,
-        "log_z": estimate,
-        "log_z_upper": upper,
-        "unseen_mass": math.exp(tree.log_open[ROOT]),
-        **tree.statistics(),
-    }
-    return Outcome(tuple(tree.completions), tuple(float(one) for one in weights / weights.sum()), chosen, info, tree)
+    info = {"tilt": tree.target.tilt, **tree_certificate(tree), **certificate.info}
+    return Outcome(
+        tuple(tree.completions), tuple(float(one) for one in weights / weights.sum()), chosen, info, tree, certificate.marginals
+    )

@@ -1,110 +1,203 @@
-"""Where to branch next: three rules, each a function from a tree and a number to that many nodes.
+"""Where to branch next: rules that name as many nodes as there are rollouts to make.
 
 A rollout from node s continues p after the prefix s with a first token not seen there. Nodes with nothing unseen are never
 named. A node named m times gets m rollouts with distinct first tokens.
+
+A rule of the kind `Score` gives every node a number, and the highest are taken. Scores are kept: after a round only the
+paths that it touched are scored again, and everything only when what all scores rest on has changed. So the work of a
+round does not grow with the tree, but for one numpy argmax.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 from scipy.special import log_ndtr, ndtr
 
+from maxent_ts.errors import SettingError
+from maxent_ts.search.beliefs import Beliefs
+from maxent_ts.search.completions import reward_of
 from maxent_ts.tree import NO_PARENT, ROOT, Tree
 
-__all__ = ["Select", "by_bound", "by_improvement", "by_unseen_value"]
+__all__ = ["BranchOn", "ByImprovement", "ByUnseenValue", "Frontier", "Score", "Select", "by_bound"]
 
-Select = Callable[[Tree, int], list[int]]
+Select = Callable[[Tree, Sequence[int], int], list[int]]
+"""`(tree, touched, num) -> nodes`; `touched` are the nodes that changed since the last call, parents before children."""
 
-NUM_COMPLETIONS_TO_JUDGE_BY = 3
-"""Below this there is no spread of rewards to speak of, and `by_improvement` explores as `by_unseen_value` does."""
+GROWTH_BEFORE_REFRESH = 1.25
+"""All scores are made again when there are so many times more completions: the spread of rewards has moved by then."""
+
+PENALTY_IN_FLIGHT = 1.0
+"""What a rollout already chosen in this round takes from the score of its node, so that rollouts spread."""
 
 
-def by_unseen_value(rng: np.random.Generator) -> Select:
-    """Walk from the root in proportion to π restricted to what is unseen.
+NUM_COMPLETIONS_TO_JUDGE_BY = 4
+"""Below this `ByImprovement` knows too little of the spread of rewards, and follows the model."""
 
-    To a child with weight p(a|s)·R(sa), out of the tree with weight ρ(s)·U(s).
+WORTH = 0.3
+"""An improvement counts from so many standard deviations of the model's rewards: without it, last words are polished."""
+
+
+BranchOn = Literal["token", "segment", "entropy"]
+BRANCH_ON: tuple[str, ...] = get_args(BranchOn)
+
+SEGMENT_TOKENS = 8
+
+DECIDED = 0.7
+
+PENALTY_ELSEWHERE = 1e6
+"""Nats: more than scores ever differ by."""
+
+
+class Score(Protocol):
+    """Gives nodes a number in nats; the highest is the best place to branch."""
+
+    def is_stale(self, tree: Tree, touched: Sequence[int]) -> bool:
+        """Take in what has changed, once a round; returns whether all scores must be made again."""
+        ...
+
+    def __call__(self, tree: Tree, nodes: Sequence[int]) -> np.ndarray:
+        """Score nodes, parents before children: float64 [number of nodes]; what it gives exhausted nodes does not matter."""
+        ...
+
+
+class Frontier:
+    """Select by the highest score. Keeps the scores of all nodes of one tree.
+
+    Args:
+        score: The rule.
+        whole_draws: The share of tokens that goes, whatever the score, to where a fresh draw from the model would most
+            probably leave the tree.
+        branch_on: Nodes to prefer: "segment", those at every `SEGMENT_TOKENS`-th token; "entropy", those where the token that
+            the model wrote first had a probability below `DECIDED`. The others come when these have nothing unseen left.
     """
 
-    def select(tree: Tree, num: int) -> list[int]:
-        return [walk(tree) for _ in range(num)]
+    def __init__(self, score: Score, whole_draws: float = 0.0, branch_on: BranchOn = "token") -> None:
+        if branch_on not in BRANCH_ON:
+            raise SettingError(f"branch_on must be one of {', '.join(BRANCH_ON)}, but is {branch_on!r}.")
+        self._branch_on = branch_on
+        self._score = score
+        self._whole_draws = whole_draws
+        self._num_whole_draw_tokens = 0.0
+        self._scores = np.full(1024, -np.inf)
+        self._masses = np.full(1024, -np.inf)
+        """log p(s) + log ρ(s): of a fresh draw leaving at s."""
 
-    def walk(tree: Tree) -> int:
-        node = ROOT
-        while True:
-            children = list(tree.children[node].values())
-            logits = np.array([tree.log_leave(node), *(tree.logprob[child] + tree.log_rest[child] for child in children)])
-            # Gumbel-max: an exact draw from the softmax that needs no normalisation.
-            choice = int(np.argmax(logits + rng.gumbel(size=len(logits))))
-            if choice == 0:
-                return node
-            node = children[choice - 1]
+    def __call__(self, tree: Tree, touched: Sequence[int], num: int) -> list[int]:
+        """Name `num` nodes. `touched`: those whose values changed since the last call, parents before children."""
+        if not tree.completions:
+            return [ROOT] * num
+        while len(tree) > len(self._scores):
+            self._scores, self._masses = (
+                np.pad(one, (0, len(one)), constant_values=-np.inf) for one in (self._scores, self._masses)
+            )
+        nodes = range(len(tree)) if self._score.is_stale(tree, touched) else touched
+        indices = np.asarray(nodes, dtype=np.int64)
+        self._masses[indices] = masses = log_unseen_mass(tree, nodes)
+        scores = np.where(np.isneginf(masses), -np.inf, self._score(tree, nodes))
+        if self._branch_on != "token":
+            scores = scores - PENALTY_ELSEWHERE * self._is_elsewhere(tree, nodes)
+        self._scores[indices] = scores
+        points = []
+        for _ in range(num):
+            is_whole = self._num_whole_draw_tokens < self._whole_draws * len(tree)
+            point = int(np.argmax((self._masses if is_whole else self._scores)[: len(tree)]))
+            if is_whole:
+                self._num_whole_draw_tokens += tree.mean_to_write(point)
+            for one in (self._scores, self._masses):
+                one[point] -= PENALTY_IN_FLIGHT
+            points.append(point)
+        return points
 
-    return select
+    def _is_elsewhere(self, tree: Tree, nodes: Sequence[int]) -> np.ndarray:
+        """Whether nodes are not among those to branch on: bool [number of nodes]."""
+        if self._branch_on == "segment":
+            return np.array([tree.depth[node] % SEGMENT_TOKENS != 0 for node in nodes])
+        first = [next(iter(tree.children[node].values()), ROOT) for node in nodes]
+        return np.array([tree.logprob[one] > math.log(DECIDED) for one in first])
 
 
-def by_improvement(rng: np.random.Generator) -> Select:
-    """Take the nodes of the highest expected improvement over the best reward so far, weighed against their cost.
+class ByUnseenValue:
+    """The posterior mass that lies outside the tree at a node, seen with some optimism.
 
-    The reward r of a rollout from s is taken as normal: its mean is the mean reward below s, shrunk towards the mean below
-    the last branch above with the weight of one completion; its standard deviation is that of all rewards, times the root
-    of the share of the completion that is still to be written. With r* the best reward, c(s) the tokens still to be written
-    and ρ(s) the chance that the model itself would leave the tree at s, the score is
+        log p(s) + log ρ(s) + log U(s) + c λ σ √(share of the completion still to be written)
+
+    Without the last term it is π restricted to what is unseen. U(s) rests on few completions; the last term allows for
+    what it may have missed, σ being the standard deviation of the rewards seen.
+
+    Args:
+        optimism: c.
+    """
+
+    def __init__(self, optimism: float = 0.5) -> None:
+        self._optimism = optimism
+        self._spread = 0.0
+        self._num_completions = 0
+
+    def is_stale(self, tree: Tree, touched: Sequence[int]) -> bool:  # noqa: ARG002 - the protocol's signature
+        """Whether there are many more completions than when σ was measured."""
+        if len(tree.completions) < GROWTH_BEFORE_REFRESH * self._num_completions:
+            return False
+        self._num_completions = len(tree.completions)
+        self._spread = float(np.std([reward_of(one) for one in tree.completions]))
+        return True
+
+    def __call__(self, tree: Tree, nodes: Sequence[int]) -> np.ndarray:
+        """Score nodes."""
+        bonus = self._optimism * tree.target.tilt * self._spread
+        whole = tree.mean_to_write(ROOT)
+        share = np.array([min(tree.mean_to_write(node) / whole, 1.0) for node in nodes])
+        return log_unseen_mass(tree, nodes) + np.array([tree.log_value[node] for node in nodes]) + bonus * np.sqrt(share)
+
+
+class ByImprovement:
+    """The expected improvement over the best reward so far, weighed against its cost.
+
+    The reward r of a rollout from s is taken as normal, with the mean of `Beliefs` and a variance of two parts: what is
+    not yet known about that mean, and what the tokens still to be written will decide. With r* the best reward and a little
+    (`WORTH`), c(s) the tokens still to be written and ρ(s) the chance that the model itself would leave the tree at s, it is
 
         log E[max(r − r*, 0)] − ½ log c(s) + ½ log ρ(s)
 
-    and a rollout already chosen in this round lowers the score of its node by 1. Both halves were chosen on training data
-    of the embedded tasks (docs/algorithm.md); 1 for the cost resamples last words only, 0 forgets that tokens are paid for.
+    Both halves were chosen on training data of the embedded tasks (docs/algorithm.md); 1 for the cost resamples last words
+    only, 0 forgets that tokens are paid for.
 
-    Reference: expected improvement is Mockus 1978's criterion of Bayesian optimisation; the model of r is ours.
+    Reference: expected improvement is Mockus 1978's criterion of Bayesian optimisation.
     """
-    explore = by_unseen_value(rng)
 
-    def select(tree: Tree, num: int) -> list[int]:
+    def __init__(self) -> None:
+        self.beliefs = Beliefs()
+        self._best = -math.inf
+
+    def is_stale(self, tree: Tree, touched: Sequence[int]) -> bool:
+        """Whether the best reward or all beliefs have changed."""
+        is_better = tree.best_reward[ROOT] > self._best
+        self._best = tree.best_reward[ROOT]
+        return self.beliefs.update(tree, touched) or is_better
+
+    def __call__(self, tree: Tree, nodes: Sequence[int]) -> np.ndarray:
+        """Score nodes."""
         if len(tree.completions) < NUM_COMPLETIONS_TO_JUDGE_BY:
-            return explore(tree, num)
-        score = _improvement(tree)
-        points = []
-        for _ in range(num):
-            node = int(np.argmax(score))
-            points.append(node)
-            score[node] -= 1.0
-        return points
-
-    return select
+            return log_unseen_mass(tree, nodes)
+        indices = np.asarray(nodes, dtype=np.int64)
+        beliefs = self.beliefs
+        spread = np.sqrt(beliefs.undecided[indices] + beliefs.variance[indices])
+        aim = self._best + WORTH * math.sqrt(beliefs.undecided[ROOT] + beliefs.variance[ROOT])
+        log_gain = np.log(spread) + log_expected_excess((beliefs.mean[indices] - aim) / spread)
+        log_unseen = np.array([tree.log_unseen[node] for node in nodes])
+        return log_gain - 0.5 * np.log(beliefs.to_write[indices]) + 0.5 * log_unseen
 
 
-def _improvement(tree: Tree) -> np.ndarray:
-    """The score of `by_improvement` for every node, float64 [number of nodes]; -inf where nothing is unseen."""
-    visits = np.array(tree.visits, dtype=np.float64)
-    rewards = np.array([one.reward for one in tree.completions])
-    mean = np.array(tree.reward_sum) / visits
-    to_write = np.maximum(np.array(tree.length_sum) / visits - np.array(tree.depth), 1.0)
-    expected = _shrunk(tree, mean, visits)
-    # If all rewards are equal any positive spread gives the same order.
-    spread = (float(rewards.std()) or 1.0) * np.sqrt(np.minimum(to_write / to_write[ROOT], 1.0))
-    log_gain = np.log(spread) + _log_expected_excess((expected - rewards.max()) / spread)
-    log_unseen = np.array(tree.log_unseen)
-    return np.where(np.isneginf(log_unseen), -np.inf, log_gain - 0.5 * np.log(to_write) + 0.5 * log_unseen)
+def log_unseen_mass(tree: Tree, nodes: Sequence[int]) -> np.ndarray:
+    """Return log p(s) + log ρ(s), nats, float64 [number of nodes]: of a fresh draw from the model leaving the tree at s."""
+    return np.array([tree.path_logprob[node] + tree.log_unseen[node] for node in nodes])
 
 
-def _shrunk(tree: Tree, mean: np.ndarray, visits: np.ndarray) -> np.ndarray:
-    """Means pulled towards the branch above by one completion's weight; along a chain nothing changes. float64 [nodes]."""
-    parent, depth = np.array(tree.parent), np.array(tree.depth)
-    shrunk = mean.copy()
-    order = np.argsort(depth, kind="stable")
-    # Parents lie one level above their children, so each level can be done at once.
-    for level in np.split(order, np.searchsorted(depth[order], np.arange(1, depth.max() + 1)))[1:]:
-        above = shrunk[parent[level]]
-        is_chain = visits[level] == visits[parent[level]]
-        shrunk[level] = np.where(is_chain, above, (visits[level] * mean[level] + above) / (visits[level] + 1))
-    return shrunk
-
-
-def _log_expected_excess(z: np.ndarray) -> np.ndarray:
+def log_expected_excess(z: np.ndarray) -> np.ndarray:
     """Log E[max(x, 0)] of x ~ normal(z, 1) = log(φ(z) + z Φ(z)), also far below 0 where the two cancel."""
     log_density = -0.5 * z * z - 0.5 * math.log(2 * math.pi)
     near = np.maximum(z, -5.0)
@@ -128,7 +221,7 @@ def by_bound(exploration: float) -> Select:
         exploration: c, in units of the range of rewards seen.
     """
 
-    def select(tree: Tree, num: int) -> list[int]:
+    def select(tree: Tree, touched: Sequence[int], num: int) -> list[int]:
         in_flight: Counter[int] = Counter()
         points: list[int] = []
         for _ in range(num):
