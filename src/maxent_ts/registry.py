@@ -60,7 +60,7 @@ METHODS_OF_ONE_COMPLETION = frozenset({"greedy", "sample"})
 METHODS_WITHOUT_TILT = frozenset({"greedy", "sample", "best_of_n", "majority_vote", "beam"})
 """What they return does not depend on λ."""
 
-METHODS_WITHOUT_SEED = frozenset({"greedy", "beam", "exact"})
+METHODS_WITHOUT_SEED = frozenset({"greedy", "beam"})
 """What they return does not depend on the seed."""
 
 ENGINES: Mapping[str, str] = {

@@ -13,6 +13,7 @@ from maxent_ts.config import MethodConfig, make_config
 from maxent_ts.errors import SettingError
 from maxent_ts.evaluate import Silent
 from maxent_ts.records import read_run, read_tree
+from maxent_ts.registry import METHODS_OF_ONE_COMPLETION, METHODS_WITHOUT_SEED, METHODS_WITHOUT_TILT
 from maxent_ts.report.html import render_report
 from maxent_ts.sweep import expand_variants, split_values
 
@@ -292,3 +293,16 @@ def test_trees_of_variants_are_kept_apart(tmp_path):
     by_key = {one.key: one for one in run.records}
     for variant, num_completions in found.items():
         assert by_key["letters", variant, "item/0"].num_completions == num_completions
+
+
+def answers(tmp_path, name, methods, **changes):
+    run = run_letters(make(tmp_path, name=name, methods=sorted(methods), **changes))
+    return {one.key: one.text for one in run.records}
+
+
+def test_methods_said_not_to_depend_on_an_axis_do_not(tmp_path):
+    """Catches a method that a sweep runs once although its answer changes along the axis."""
+    assert answers(tmp_path, "0", METHODS_WITHOUT_TILT, tilt=0.0) == answers(tmp_path, "5", METHODS_WITHOUT_TILT, tilt=5.0)
+    assert answers(tmp_path, "a", METHODS_WITHOUT_SEED) == answers(tmp_path, "b", METHODS_WITHOUT_SEED, seed=1)
+    one = answers(tmp_path, "c", METHODS_OF_ONE_COMPLETION, num_rollouts=1)
+    assert one == answers(tmp_path, "d", METHODS_OF_ONE_COMPLETION, num_rollouts=9)
