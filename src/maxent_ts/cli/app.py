@@ -10,7 +10,8 @@ from typing import Annotated
 
 import typer
 
-from maxent_ts.cli import options
+from maxent_ts.cli import options, runs
+from maxent_ts.cli.completion import complete_method, complete_task
 from maxent_ts.cli.shared import EXIT_INTERRUPTED, Format, explained, note
 
 __all__ = ["app", "main"]
@@ -50,9 +51,17 @@ def _options(version: Annotated[bool, typer.Option("--version", help="Show versi
 
 @app.command("eval")
 def _eval(
-    tasks: Annotated[list[str], typer.Argument(metavar="TASKS...", help="demo, or tasks by name, or file.py:name.")],
+    tasks: Annotated[
+        list[str], typer.Argument(metavar="TASKS...", help="demo, tasks by name, or file.py:name.", autocompletion=complete_task)
+    ],
     method: Annotated[
-        list[str] | None, typer.Option("--method", help="Method name; repeatable. [default: all]", rich_help_panel="Search")
+        list[str] | None,
+        typer.Option(
+            "--method",
+            help="Method name; repeatable. [default: all]",
+            rich_help_panel="Search",
+            autocompletion=complete_method,
+        ),
     ] = None,
     settings: options.Set = None,
     tilt: options.Tilt = None,
@@ -79,17 +88,21 @@ def _eval(
     dtype: options.DType = None,
     device: options.Device = None,
     batch_size: options.BatchSize = None,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Items per task: a seeded stratified subset.")] = None,
+    limit: options.Limit = None,
     seed: options.Seed = 0,
     data_dir: options.DataDir = None,
     output_dir: Annotated[
         Path | None, typer.Option("--output-dir", help="Run directory. [default: runs/<name of the run>]")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start over in a directory that holds another run.")] = False,
-    max_failures: Annotated[int, typer.Option("--max-failures", min=0, help="Failed items that still give exit code 0.")] = 0,
+    overwrite: options.Overwrite = False,
+    max_failures: options.MaxFailures = 0,
+    max_total_tokens: options.MaxTotalTokens = None,
+    max_seconds: options.MaxSeconds = None,
     save_trees: Annotated[int, typer.Option("--save-trees", min=0, help="Search trees kept per task and method.")] = 1,
     output_format: options.OutputFormat = Format.TABLE,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    track: options.Track = None,
+    quiet: options.Quiet = False,
+    _config: options.Config = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the resolved configuration and upper bounds; run nothing.")
     ] = False,
@@ -124,14 +137,22 @@ def _eval(
                 "data_dir": data_dir,
                 "output_dir": output_dir,
                 "save_trees": save_trees,
+                "max_total_tokens": max_total_tokens,
+                "max_seconds": max_seconds,
             },
             reward_weights=reward_weights,
             overwrite=overwrite,
             max_failures=max_failures,
             output_format=output_format,
             quiet=quiet,
+            track=track or [],
             dry_run=dry_run,
         )
+
+
+app.command("sweep")(runs.sweep)
+app.command("rescore")(runs.rescore)
+app.command("export")(runs.export)
 
 
 @app.command("generate")
@@ -139,7 +160,7 @@ def _generate(
     prompt: Annotated[str | None, typer.Argument(metavar="[PROMPT]", help="A text prompt. Or use --task and --item.")] = None,
     task: Annotated[str | None, typer.Option("--task", help="Take the prompt from this task.")] = None,
     item: Annotated[str | None, typer.Option("--item", help="Which item of the task. [default: the first]")] = None,
-    method: Annotated[str, typer.Option("--method", help="Method name.", rich_help_panel="Search")] = "maxent",
+    method: options.Method = "maxent",
     settings: options.Set = None,
     tilt: options.Tilt = None,
     reward: options.Reward = None,
@@ -160,6 +181,8 @@ def _generate(
     seed: options.Seed = 0,
     data_dir: options.DataDir = None,
     output_format: options.OutputFormat = Format.TABLE,
+    quiet: options.Quiet = False,
+    _config: options.Config = None,
     debug: options.Debug = False,
 ) -> None:
     """Search for one prompt; show completions with weights, rewards and log p, the bracket of log Z, and the tokens used."""
@@ -193,6 +216,7 @@ def _generate(
             reward_weights=reward_weights,
             num_return_sequences=num_return_sequences,
             output_format=output_format,
+            quiet=quiet,
         )
 
 
@@ -236,7 +260,8 @@ def _tree(
 @app.command("list")
 def _list(
     kind: Annotated[
-        str | None, typer.Argument(metavar="[methods|tasks|rewards|engines]", help="What to list. [default: all]")
+        str | None,
+        typer.Argument(metavar="[methods|tasks|rewards|engines|trackers|schema]", help="What to list. [default: all but schema]"),
     ] = None,
     output_format: options.OutputFormat = Format.TABLE,
     debug: options.Debug = False,

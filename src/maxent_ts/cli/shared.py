@@ -48,9 +48,9 @@ def note(text: str) -> None:
     sys.stderr.flush()
 
 
-def hide_loading_bars(model: str) -> None:
-    """Keep transformers from drawing a bar while it reads weights from disk; a download from the hub keeps its bar."""
-    if model == EMBEDDED_MODEL or Path(model).is_dir():
+def hide_loading_bars(model: str, *, quiet: bool = False) -> None:
+    """Keep transformers from drawing a bar while it reads weights; a download from the hub keeps its bar unless `quiet`."""
+    if quiet or model == EMBEDDED_MODEL or Path(model).is_dir():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 

@@ -73,10 +73,10 @@ def render_report(run: Run) -> str:
 
 def _task(run: Run, summary: Mapping[str, Any], task: str) -> dict[str, Any]:
     rows = summary["tasks"][task]
-    good: dict[str, list[Record]] = {method: [] for method in rows}
+    good: dict[str, list[Record]] = {variant: [] for variant in rows}
     for record in run.records:
-        if record.task == task and record.error is None and record.method in good:
-            good[record.method].append(record)
+        if record.task == task and record.error is None and record.variant in good:
+            good[record.variant].append(record)
     comparisons = [one for one in summary["comparisons"] if one["task"] == task]
     by_metric = {metric: [one for one in comparisons if one["metric"] == metric] for metric in ("reward", "accuracy")}
     return {
