@@ -10,17 +10,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from maxent_ts import metrics
+from maxent_ts.compare import compare_records, with_verdicts
 from maxent_ts.records import Record, Run
 
-__all__ = ["reward_and_correctness", "summarize", "verdict"]
+__all__ = ["compare_with_reference", "describe", "reward_and_correctness", "summarize"]
 
 REFERENCE_METHODS = ("maxent", "maxent_sample")
 """Methods that are compared with all others, item by item: the first of them that takes part."""
 
 METHODS_THAT_DRAW_FROM_THE_MODEL = ("best_of_n", "best_of_n_softmax", "sample")
 """Their completions are draws from p, so that reward and correctness can be related without a search in between."""
-
-SIGNIFICANCE = 0.05
 
 
 def summarize(run: Run) -> dict[str, Any]:
@@ -39,8 +38,8 @@ def summarize(run: Run) -> dict[str, Any]:
     for task, facts in run.info.data.items():
         labels = facts.get("labels", [])
         by_method = _by_method(run, task)
-        tasks[task] = {method: _describe(records, labels) for method, records in by_method.items()}
-        comparisons.extend(_compare(task, by_method, labelled=bool(labels)))
+        tasks[task] = {method: describe(records, labels) for method, records in by_method.items()}
+        comparisons.extend(compare_with_reference(task, by_method, labelled=bool(labels)))
         if labels:
             correlation[task] = reward_and_correctness(by_method)
     return {
@@ -57,16 +56,6 @@ def summarize(run: Run) -> dict[str, Any]:
             name: run.info.config.get(name) for name in ("generated_tokens", "num_rollouts", "max_new_tokens", "tilt", "seed")
         },
     }
-
-
-def verdict(name: str, baseline: str, difference: Mapping[str, Any]) -> str:
-    """Say in words what a paired difference shows: somebody wins only where the interval and the test agree."""
-    interval = difference["ci95"]
-    if interval is None:
-        return "too few items to tell"
-    if difference["p_value"] <= SIGNIFICANCE and (interval[0] > 0 or interval[1] < 0):
-        return f"{name if interval[0] > 0 else baseline} is better"
-    return "no difference beyond noise"
 
 
 def reward_and_correctness(by_method: Mapping[str, Sequence[Record]]) -> dict[str, Any] | None:
@@ -115,7 +104,13 @@ def _by_method(run: Run, task: str) -> dict[str, list[Record]]:
     return found
 
 
-def _describe(records: Sequence[Record], labels: Sequence[str]) -> dict[str, Any]:
+def describe(records: Sequence[Record], labels: Sequence[str]) -> dict[str, Any]:
+    """Return the row of one method on one task, as in `summarize`.
+
+    Args:
+        records: Its records, failed ones included.
+        labels: The task's labels; none if its targets are not labels.
+    """
     good = [one for one in records if one.error is None]
     rewards = [one.reward for one in good if one.reward is not None]
     graded = [one for one in good if one.target is not None] if labels else []
@@ -138,45 +133,31 @@ def _describe(records: Sequence[Record], labels: Sequence[str]) -> dict[str, Any
     }
 
 
-def _compare(task: str, by_method: Mapping[str, Sequence[Record]], *, labelled: bool) -> list[dict[str, Any]]:
-    reference = next((name for name in REFERENCE_METHODS if name in by_method), None)
+def compare_with_reference(task: str, by_method: Mapping[str, Sequence[Record]], *, labelled: bool) -> list[dict[str, Any]]:
+    """Return the paired differences of the reference method minus each other one, as in `summarize`.
+
+    Args:
+        task: The task's name.
+        by_method: For each method, or variant of one, its records. The reference is the first of a reference method.
+        labelled: Whether the task has labels, and so an accuracy.
+    """
+    of_method = {records[0].method: name for name, records in reversed(list(by_method.items())) if records}
+    reference = next((of_method[name] for name in REFERENCE_METHODS if name in of_method), None)
     if reference is None:
         return []
-    ours = {one.example_id: one for one in by_method[reference] if one.error is None}
-    rows = []
-    for baseline, records in by_method.items():
-        pairs = [(ours[one.example_id], one) for one in records if one.error is None and one.example_id in ours]
-        if baseline == reference or not pairs:
-            continue
-        for metric in ("reward", "accuracy") if labelled else ("reward",):
-            row = _paired(metric, pairs)
-            if row is not None:
-                row = {"task": task, "method": reference, "baseline": baseline, "metric": metric, **row}
-                rows.append({**row, "verdict": verdict(reference, baseline, row)})
+    rows: list[dict[str, Any]] = []
+    for metric in ("reward", "accuracy") if labelled else ("reward",):
+        found = {name: compare_records(by_method[reference], by_method[name], metric) for name in by_method if name != reference}
+        rows.extend(
+            with_verdicts(
+                [
+                    {"task": task, "method": reference, "baseline": name, "metric": metric, **row}
+                    for name, row in found.items()
+                    if row is not None
+                ]
+            )
+        )
     return rows
-
-
-def _paired(metric: str, pairs: Sequence[tuple[Record, Record]]) -> dict[str, Any] | None:
-    values = [(_value(ours, metric), _value(theirs, metric)) for ours, theirs in pairs]
-    kept = [(a, b) for a, b in values if a is not None and b is not None]
-    found = metrics.paired_difference([a for a, _ in kept], [b for _, b in kept])
-    if found is None:
-        return None
-    return {
-        "difference": found.mean,
-        "ci95": None if found.ci95 is None else list(found.ci95),
-        "p_value": found.p_value,
-        "n": found.num_pairs,
-        "wins": sum(a > b for a, b in kept),
-        "ties": sum(a == b for a, b in kept),
-        "losses": sum(a < b for a, b in kept),
-    }
-
-
-def _value(record: Record, metric: str) -> float | None:
-    if metric == "reward":
-        return record.reward
-    return None if record.correct is None else float(record.correct)
 
 
 def _mean(values: Sequence[float]) -> float | None:
