@@ -48,10 +48,6 @@ class _Entrant:
     def variant(self) -> Variant:
         return variant_of(self.records[0], self.run.info.config)
 
-    @property
-    def items(self) -> set[str]:
-        return {record.example_id for record in self.records}
-
 
 def compare_records(
     ours: Sequence[Record],
@@ -216,15 +212,12 @@ def _check(task: str, first: _Entrant, second: _Entrant, warnings: list[str], *,
 
 def _inequalities(task: str, first: _Entrant, second: _Entrant) -> list[str]:
     found = []
-    only_first, only_second = sorted(first.items - second.items), sorted(second.items - first.items)
+    items = [{record.example_id for record in one.records} for one in (first, second)]
+    only_first, only_second = sorted(items[0] - items[1]), sorted(items[1] - items[0])
     if only_first or only_second:
         example = f"such as '{(only_first or only_second)[0]}'"
-        found.append(
-            f"{len(first.items)} and {len(second.items)} items, {len(only_first) + len(only_second)} in one only, {example}"
-        )
-    changed = [
-        item for item in sorted(first.items & second.items) if _content(first.run, task, item) != _content(second.run, task, item)
-    ]
+        found.append(f"{len(items[0])} and {len(items[1])} items, {len(only_first) + len(only_second)} in one only, {example}")
+    changed = [item for item in sorted(items[0] & items[1]) if _content(first.run, task, item) != _content(second.run, task, item)]
     if changed:
         found.append(f"{len(changed)} items have the same id but another prompt or series, such as '{changed[0]}'")
     budgets = [one.variant.budget for one in (first, second)]

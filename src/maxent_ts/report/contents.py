@@ -13,7 +13,6 @@ from maxent_ts.report.figures import (
     distributions_drawing,
     diversity_drawing,
     quality_drawing,
-    scaling_drawing,
 )
 from maxent_ts.report.grids import find_grids, grid_drawing, grid_table
 from maxent_ts.report.results import (
@@ -25,6 +24,7 @@ from maxent_ts.report.results import (
     failures_table,
     results_table,
 )
+from maxent_ts.report.scaling import scaling_drawing
 from maxent_ts.report.tables import Table, comparison_table
 from maxent_ts.summary import compare_with_reference, describe
 from maxent_ts.variants import group_records

@@ -1,4 +1,4 @@
-"""The figures of one task: quality against tokens, differences, distributions, diversity, scaling."""
+"""The figures of one task: quality against tokens, differences, distributions, diversity."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.ticker import LogLocator, NullLocator
 
 from maxent_ts.metrics import mean_ci95
 from maxent_ts.records import Record
@@ -15,7 +14,7 @@ from maxent_ts.report.drawing import COLOURS, INK, Axes, Drawing, new_figure, st
 from maxent_ts.report.measures import distinct_bigrams, distinct_share, length, perplexity
 from maxent_ts.variants import METRICS, mean_per_item
 
-__all__ = ["curves", "differences_drawing", "distributions_drawing", "diversity_drawing", "quality_drawing", "scaling_drawing"]
+__all__ = ["curves", "differences_drawing", "distributions_drawing", "diversity_drawing", "quality_drawing"]
 
 Groups = Mapping[str, Sequence[Record]]
 """For each variant of a method, its records without failures."""
@@ -69,11 +68,16 @@ def quality_drawing(groups: Groups, metrics: Sequence[str]) -> Drawing:
             values = list(mean_per_item(items, METRICS[metric]).values())
             spent = list(mean_per_item(items, lambda record: record.usage.get("generated_tokens")).values())
             if values and spent:
-                half = _half_width(values)
                 place = math.fsum(spent) / len(spent), math.fsum(values) / len(values)
                 marker = "osD^v"[index // len(COLOURS) % 5]
                 one.errorbar(
-                    *([value] for value in place), yerr=half, fmt=marker, color=colour, label=label, capsize=2.5, markersize=5
+                    *([value] for value in place),
+                    yerr=_error(values),
+                    fmt=marker,
+                    color=colour,
+                    label=label,
+                    capsize=2.5,
+                    markersize=5,
                 )
     for one, metric in zip(axes, metrics, strict=True):
         one.set_xlabel("generated tokens per item")
@@ -87,7 +91,7 @@ def quality_drawing(groups: Groups, metrics: Sequence[str]) -> Drawing:
         figure,
         "A dot is what a method returns, at the tokens it used. A line is the mean of the best reward found so far (dotted where "
         "the method returns something else than its best), for methods of the same draws once. Bars and bands: 95 % interval of "
-        "the mean over items.",
+        "the mean over items (Student's t; Wilson's where every item is right or wrong).",
     )
 
 
@@ -129,7 +133,7 @@ def distributions_drawing(groups: Groups) -> Drawing:
     for one, (name, measure) in zip(axes, panels, strict=True):
         _boxes(one, groups, measure)
         one.set_xlabel(name)
-    figure_labels(axes[0], groups)
+    _name_rows(axes[0], groups)
     return Drawing(
         "distributions",
         "What was returned: reward, length, perplexity",
@@ -154,7 +158,7 @@ def diversity_drawing(groups: Groups) -> Drawing:
         one.set_xlim(0, 1.06)
         one.grid(axis="x")
         one.set_xlabel(name)
-    figure_labels(axes[0], groups)
+    _name_rows(axes[0], groups)
     return Drawing(
         "diversity",
         "Diversity of an item's completions",
@@ -164,67 +168,10 @@ def diversity_drawing(groups: Groups) -> Drawing:
     )
 
 
-@styled
-def scaling_drawing(groups: Groups) -> Drawing:
-    """Draw tokens, seconds and tree nodes against completions evaluated, both axes logarithmic."""
-    figure, axes = new_figure(10.6, 3.2, 3)
-    panels: list[tuple[str, Callable[[Record], float | None]]] = [
-        ("generated tokens", lambda one: one.usage.get("generated_tokens")),
-        ("seconds", lambda one: one.usage.get("seconds")),
-        ("nodes of the tree", lambda one: None if one.tree is None else one.tree.get("nodes")),
-    ]
-    for one, (name, measure) in zip(axes, panels, strict=True):
-        for index, (label, items) in enumerate(groups.items()):
-            points = [(len(record.rewards), measure(record)) for record in items]
-            kept = [(x, y) for x, y in points if x and y]
-            if kept:
-                colour = COLOURS[index % len(COLOURS)]
-                x, y = np.array(kept).T
-                one.plot(x, y, "o", color=colour, markersize=2.2, alpha=0.3)
-                middle = [float(np.exp(np.log(values).mean())) for values in (x, y)]
-                one.plot(*([value] for value in middle), "o", color=colour, markersize=5.5, label=label)
-        _log_log(one)
-        one.set(xlabel="completions evaluated", ylabel=name)
-    for label, (tokens, spread) in _growth(groups).items():
-        axes[0].plot(spread, tokens, color=COLOURS[list(groups).index(label) % len(COLOURS)], linewidth=1.1, alpha=0.8)
-    handles, labels = axes[0].get_legend_handles_labels()
-    axes[-1].legend(handles, labels, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return Drawing(
-        "scaling",
-        "Scaling: tokens, time and nodes against completions",
-        figure,
-        "A small dot is a search, a large one the geometric mean of a method. Lines follow the searches from their first "
-        "completion to their last. Seconds run from a search's first request to its outcome, waiting for others included.",
-    )
-
-
-def figure_labels(axes: Axes, groups: Groups) -> None:
+def _name_rows(axes: Axes, groups: Groups) -> None:
     """Name the rows of a panel, the first on top."""
     axes.set_yticks(range(len(groups)), list(reversed(list(groups))))
     axes.set_ylim(-0.6, len(groups) - 0.4)
-
-
-def _growth(groups: Groups) -> dict[str, tuple[list[float], list[int]]]:
-    """Mean tokens after each number of completions that all of a method's searches reached."""
-    found = {}
-    for label, items in groups.items():
-        paths = [[tokens for tokens, _ in one.trajectory] for one in items if len(one.trajectory) > 1]
-        if any(len(set(path)) > 1 for path in paths):
-            steps = range(min(map(len, paths)))
-            found[label] = ([math.fsum(path[step] for path in paths) / len(paths) for step in steps], [step + 1 for step in steps])
-    return found
-
-
-def _log_log(axes: Axes) -> None:
-    """Make both axes logarithmic, a decade long or more, with plain numbers."""
-    axes.set(xscale="log", yscale="log")
-    for axis, limits in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
-        middle, spread = math.sqrt(limits[0] * limits[1]), max(math.sqrt(limits[1] / limits[0]), math.sqrt(10))
-        (axes.set_xlim if axis is axes.xaxis else axes.set_ylim)(middle / spread, middle * spread)
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=9))
-        axis.set_major_formatter("{x:g}")
-        axis.set_minor_locator(NullLocator())
-    axes.grid()
 
 
 def _boxes(axes: Axes, groups: Groups, measure: Callable[[Record], float | None]) -> None:
@@ -251,6 +198,17 @@ def _boxes(axes: Axes, groups: Groups, measure: Callable[[Record], float | None]
             manage_ticks=False,
         )
     axes.grid(axis="x")
+
+
+def _error(values: Sequence[float]) -> list[list[float]]:
+    """How far the 95 % interval of the mean reaches down and up: Wilson's for values of 0 and 1, else Student's t."""
+    from scipy.stats import binomtest
+
+    mean = math.fsum(values) / len(values)
+    if set(values) <= {0.0, 1.0}:
+        interval = binomtest(round(math.fsum(values)), len(values)).proportion_ci(method="wilson")
+        return [[mean - interval.low], [interval.high - mean]]
+    return [[_half_width(values)]] * 2
 
 
 def _half_width(values: Sequence[float]) -> float:

@@ -15,7 +15,7 @@ from maxent_ts.report.drawing import COLOURS
 
 __all__ = ["MAX_ITEMS", "items", "series_svg"]
 
-MAX_ITEMS = 200
+MAX_ITEMS = 100
 """Shown for one task, the first of the run; all are in samples.jsonl."""
 
 WIDTH, HEIGHT = 640, 130
