@@ -6,12 +6,13 @@ finished in.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from maxent_ts import metrics
 from maxent_ts.compare import compare_records, with_verdicts
 from maxent_ts.records import Record, Run
+from maxent_ts.variants import BUDGET_FIELDS, Variant, group_records, variant_of
 
 __all__ = ["compare_with_reference", "describe", "reward_and_correctness", "summarize"]
 
@@ -29,8 +30,9 @@ def summarize(run: Run) -> dict[str, Any]:
         `tasks` holds, for each task and method, `n` (items without a failure), `n_failed`, `accuracy`, `macro_f1` and
         `valid_answer_rate` (null without labels), `reward` (`mean`, `ci95`), and means per item: `generated_tokens`,
         `forwarded_tokens`, `rollouts`, `reward_calls`, `seconds_per_item` (from its first request to its outcome, waiting
-        for batch-mates included). `comparisons` holds paired differences of the reference method minus each other one,
-        `correlation` how the reward relates to being correct, `failures` the failed items.
+        for batch-mates included). `comparisons` holds paired differences of the reference method minus each other one
+        (as in `compare.compare_records`, seeds averaged within an item, variants alike in λ and budget), with `p_holm` and
+        `verdict`; `correlation` how the reward relates to being correct, `failures` the failed items.
     """
     tasks: dict[str, dict[str, Any]] = {}
     comparisons: list[dict[str, Any]] = []
@@ -39,7 +41,7 @@ def summarize(run: Run) -> dict[str, Any]:
         labels = facts.get("labels", [])
         by_method = _by_method(run, task)
         tasks[task] = {method: describe(records, labels) for method, records in by_method.items()}
-        comparisons.extend(compare_with_reference(task, by_method, labelled=bool(labels)))
+        comparisons.extend(compare_with_reference(task, group_records(run, task), run.info.config, labelled=bool(labels)))
         if labels:
             correlation[task] = reward_and_correctness(by_method)
     return {
@@ -133,31 +135,47 @@ def describe(records: Sequence[Record], labels: Sequence[str]) -> dict[str, Any]
     }
 
 
-def compare_with_reference(task: str, by_method: Mapping[str, Sequence[Record]], *, labelled: bool) -> list[dict[str, Any]]:
+def compare_with_reference(
+    task: str, groups: Mapping[str, Sequence[Record]], config: Mapping[str, Any], *, labelled: bool
+) -> list[dict[str, Any]]:
     """Return the paired differences of the reference method minus each other one, as in `summarize`.
 
     Args:
         task: The task's name.
-        by_method: For each method, or variant of one, its records. The reference is the first of a reference method.
+        groups: For each variant, its records: `variants.group_records`.
+        config: The configuration in run.json.
         labelled: Whether the task has labels, and so an accuracy.
     """
-    of_method = {records[0].method: name for name, records in reversed(list(by_method.items())) if records}
-    reference = next((of_method[name] for name in REFERENCE_METHODS if name in of_method), None)
-    if reference is None:
-        return []
+    variants = {label: variant_of(records[0], config) for label, records in groups.items()}
+    methods = [one.method for one in variants.values()]
+    reference = next((name for name in REFERENCE_METHODS if name in methods), None)
+    pairs = [
+        (ours, theirs)
+        for ours, one in variants.items()
+        for theirs, other in variants.items()
+        if one.method == reference != other.method and _are_alike(one, other, variants.values())
+    ]
     rows: list[dict[str, Any]] = []
     for metric in ("reward", "accuracy") if labelled else ("reward",):
-        found = {name: compare_records(by_method[reference], by_method[name], metric) for name in by_method if name != reference}
-        rows.extend(
-            with_verdicts(
-                [
-                    {"task": task, "method": reference, "baseline": name, "metric": metric, **row}
-                    for name, row in found.items()
-                    if row is not None
-                ]
-            )
-        )
+        found = {pair: compare_records(groups[pair[0]], groups[pair[1]], metric) for pair in pairs}
+        named = [
+            {"task": task, "method": ours, "baseline": theirs, "metric": metric, **row}
+            for (ours, theirs), row in found.items()
+            if row is not None
+        ]
+        rows.extend(with_verdicts(named))
     return rows
+
+
+def _are_alike(reference: Variant, baseline: Variant, variants: Iterable[Variant]) -> bool:
+    """Whether the baseline has the reference's λ and budget, in all along which the run varies the baseline."""
+    others = [one.values for one in variants if one.method == baseline.method]
+    ours, theirs = reference.values, baseline.values
+    return all(
+        ours.get(name) == theirs.get(name)
+        for name in ("tilt", *BUDGET_FIELDS)
+        if any(other.get(name) != theirs.get(name) for other in others)
+    )
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -10,9 +10,10 @@ from typing import Any
 
 from maxent_ts.records import Record, Run
 
-__all__ = ["METRICS", "Variant", "group_records", "mean_per_item", "variant_of"]
+__all__ = ["BUDGET_FIELDS", "METRICS", "Variant", "group_records", "mean_per_item", "variant_of"]
 
 BUDGET_FIELDS = ("num_rollouts", "max_new_tokens")
+"""What the budget of a search is made of."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,11 @@ class Variant:
         """The parts as values."""
         return {name: json.loads(value) for name, value in self.parts}
 
-    def label(self, shown: Iterable[str]) -> str:
+    def label(self, shown: Sequence[str]) -> str:
         """Return the method's name and some of its parts, such as `maxent[num_rollouts=10, tilt=2]`."""
-        values = self.values
-        text = ", ".join(f"{name}={_short(values[name])}" for name in sorted(shown) if name in values)
+        values, first = self.values, (*BUDGET_FIELDS, "tilt")
+        names = [*(name for name in first if name in shown), *sorted(name for name in shown if name not in first)]
+        text = ", ".join(f"{name}={_short(values[name])}" for name in names if name in values)
         return f"{self.method}[{text}]" if text else self.method
 
 

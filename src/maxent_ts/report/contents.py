@@ -75,7 +75,7 @@ def task_contents(run: Run, task: str) -> TaskContents:
     good = {label: [one for one in records if one.error is None] for label, records in groups.items()}
     good = {label: records for label, records in good.items() if records}
     metrics = [*(["reward"] if _has(good, "reward") else []), *(["accuracy"] if labels and _has(good, "accuracy") else [])]
-    comparisons = compare_with_reference(task, groups, labelled=bool(labels))
+    comparisons = compare_with_reference(task, groups, run.info.config, labelled=bool(labels))
     results = results_table({label: describe(records, labels) for label, records in groups.items()}, labelled=bool(labels))
     sections = [Section("results", "Results", EQUAL_BUDGET, tables=[results])]
     if metrics:
