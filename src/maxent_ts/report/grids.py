@@ -77,7 +77,7 @@ def grid_drawing(grid: Grid, name: str) -> Drawing:
     means = np.array([[math.nan if value is None else value for value in row] for row in grid.means])
     figure, (axes,) = new_figure(1.9 + 0.75 * len(grid.column_values), 1.2 + 0.42 * len(grid.row_values))
     low, high = float(np.nanmin(means)), float(np.nanmax(means))
-    axes.imshow(means, cmap="Blues", vmin=low - 0.25 * (high - low) - 1e-9, vmax=high + 0.35 * (high - low) + 1e-9, aspect="auto")
+    axes.imshow(means, cmap="Blues", vmin=low - 0.25 * (high - low) - 1e-9, vmax=high + 1.1 * (high - low) + 1e-9, aspect="auto")
     for row, column in itertools.product(range(means.shape[0]), range(means.shape[1])):
         value = means[row, column]
         best = value == high
