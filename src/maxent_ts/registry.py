@@ -9,7 +9,16 @@ from typing import Any
 
 from maxent_ts.errors import UnknownNameError
 
-__all__ = ["ENGINES", "METHODS", "REWARDS", "TASKS", "load"]
+__all__ = [
+    "ENGINES",
+    "METHODS",
+    "METHODS_OF_ONE_COMPLETION",
+    "METHODS_WITHOUT_SEED",
+    "METHODS_WITHOUT_TILT",
+    "REWARDS",
+    "TASKS",
+    "load",
+]
 
 METHODS: Mapping[str, str] = {
     "greedy": "maxent_ts.search.sampling:greedy",
@@ -22,6 +31,15 @@ METHODS: Mapping[str, str] = {
     "maxent": "maxent_ts.search.maxent:maxent",
     "maxent_sample": "maxent_ts.search.maxent:maxent_sample",
 }
+
+METHODS_OF_ONE_COMPLETION = frozenset({"greedy", "sample"})
+"""They generate one completion, whatever the budget."""
+
+METHODS_WITHOUT_TILT = frozenset({"greedy", "sample", "best_of_n", "majority_vote", "beam"})
+"""What they return does not depend on λ."""
+
+METHODS_WITHOUT_SEED = frozenset({"greedy", "beam", "exact"})
+"""What they return does not depend on the seed."""
 
 ENGINES: Mapping[str, str] = {
     "hf": "maxent_ts.engines.hf:HFEngine",

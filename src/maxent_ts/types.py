@@ -37,9 +37,10 @@ __all__ = [
 Tokens = tuple[int, ...]
 """Token ids of a continuation: the prompt is never part of it."""
 
-FinishReason = Literal["eos", "stop", "length"]
+FinishReason = Literal["eos", "stop", "length", "unfinished"]
 """`eos`: ended by the end-of-sequence token (part of the tokens). `stop`: ended by a stop string. `length`: cut at
-`max_new_tokens`, which is another event than ending there, and still a leaf."""
+`max_new_tokens`, which is another event than ending there, and still a leaf. `unfinished`: cut by a request that asked for a
+few tokens only; no leaf, and never part of an outcome."""
 
 Message = Mapping[str, str]
 """A chat message with the keys `role` and `content`."""
@@ -110,6 +111,10 @@ class Target:
     max_new_tokens: int = 50
     reward_range: tuple[float, float] = (-math.inf, math.inf)
     """Bounds that the reward is known to keep; infinite where unknown. They bracket log Z."""
+    has_prefix_rewards: bool = False
+    """Whether the reward also scores unfinished completions: `search.base.PrefixRewards`."""
+    has_answers: bool = False
+    """Whether completions state final answers that can be read: `search.base.Answers`."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.tilt) and self.tilt >= 0):

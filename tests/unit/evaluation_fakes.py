@@ -55,6 +55,10 @@ def share_of_a(prompts: list[Any], completions: list[str], completion_ids: list[
     return [text.count("a") / max(1, len(text)) for text in completions]
 
 
+def score_e(completions: list[str], **columns: list[Any]) -> list[float]:
+    return [text.count("e") - 2.0 * text.count("a") for text in completions]
+
+
 def fails_on_ee(prompts: list[Any], completions: list[str], completion_ids: list[list[int]], **columns: list[Any]) -> list[float]:
     if any("ee" in text for text in completions):
         raise ValueError("two e in a row")

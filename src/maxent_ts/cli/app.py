@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from maxent_ts.cli import options
+from maxent_ts.cli import options, runs
 from maxent_ts.cli.shared import EXIT_INTERRUPTED, ComparisonFormat, Format, explained, note
 
 __all__ = ["app", "main"]
@@ -79,14 +79,16 @@ def _eval(
     dtype: options.DType = None,
     device: options.Device = None,
     batch_size: options.BatchSize = None,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Items per task: a seeded stratified subset.")] = None,
+    limit: options.Limit = None,
     seed: options.Seed = 0,
     data_dir: options.DataDir = None,
     output_dir: Annotated[
         Path | None, typer.Option("--output-dir", help="Run directory. [default: runs/<name of the run>]")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start over in a directory that holds another run.")] = False,
-    max_failures: Annotated[int, typer.Option("--max-failures", min=0, help="Failed items that still give exit code 0.")] = 0,
+    overwrite: options.Overwrite = False,
+    max_failures: options.MaxFailures = 0,
+    max_total_tokens: options.MaxTotalTokens = None,
+    max_seconds: options.MaxSeconds = None,
     save_trees: Annotated[int, typer.Option("--save-trees", min=0, help="Search trees kept per task and method.")] = 1,
     output_format: options.OutputFormat = Format.TABLE,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
@@ -124,6 +126,8 @@ def _eval(
                 "data_dir": data_dir,
                 "output_dir": output_dir,
                 "save_trees": save_trees,
+                "max_total_tokens": max_total_tokens,
+                "max_seconds": max_seconds,
             },
             reward_weights=reward_weights,
             overwrite=overwrite,
@@ -132,6 +136,11 @@ def _eval(
             quiet=quiet,
             dry_run=dry_run,
         )
+
+
+app.command("sweep")(runs.sweep)
+app.command("rescore")(runs.rescore)
+app.command("export")(runs.export)
 
 
 @app.command("generate")
@@ -246,7 +255,7 @@ def _report(
 @app.command("list")
 def _list(
     kind: Annotated[
-        str | None, typer.Argument(metavar="[methods|tasks|rewards|engines]", help="What to list. [default: all]")
+        str | None, typer.Argument(metavar="[methods|tasks|rewards|engines|schema]", help="What to list. [default: all but schema]")
     ] = None,
     output_format: options.OutputFormat = Format.TABLE,
     debug: options.Debug = False,

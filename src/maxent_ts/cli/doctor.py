@@ -75,7 +75,7 @@ def _matplotlib() -> str:
 
 def _generate() -> str:
     from maxent_ts.config import make_config
-    from maxent_ts.evaluate import plan
+    from maxent_ts.planning import plan
     from maxent_ts.search.run import SearchJob, run_searches
     from maxent_ts.types import Budget, Policy
 

@@ -24,9 +24,14 @@ KINDS: Mapping[str, Mapping[str, str]] = {
 
 
 def run_list(kind: str | None, output_format: Format) -> None:
-    """Print what there is of one kind, or of all."""
+    """Print what there is of one kind, or of all; `schema` is the JSON Schema of a record."""
+    if kind == "schema":
+        from maxent_ts.record import record_schema
+
+        write_json(record_schema())
+        return
     if kind is not None and kind not in KINDS:
-        raise UnknownNameError(f"There is no list of '{kind}'. Known: {', '.join(KINDS)}.")
+        raise UnknownNameError(f"There is no list of '{kind}'. Known: {', '.join(KINDS)}, schema.")
     found = {one: listing(one) for one in ([kind] if kind else KINDS)}
     if output_format is Format.JSON:
         write_json(found)

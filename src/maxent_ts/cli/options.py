@@ -16,10 +16,15 @@ __all__ = [
     "Debug",
     "Device",
     "Engine",
+    "Limit",
+    "MaxFailures",
     "MaxNewTokens",
+    "MaxSeconds",
+    "MaxTotalTokens",
     "Model",
     "NumRollouts",
     "OutputFormat",
+    "Overwrite",
     "PresetName",
     "Reward",
     "RewardWeights",
@@ -34,6 +39,7 @@ __all__ = [
 
 _MODEL = "Model"
 _SEARCH = "Search"
+_CAPS = "Caps: the run ends there and can be continued"
 
 Model = Annotated[
     str | None, typer.Option("--model", help="Model directory or hub id. [default: the embedded model]", rich_help_panel=_MODEL)
@@ -89,6 +95,24 @@ StopString = Annotated[
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Same seed, same results.")]
 DataDir = Annotated[
     Path | None, typer.Option("--data-dir", help="Directory in OpenTSLM's own layout. [default: the embedded sample]")
+]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Items per task: a seeded stratified subset.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start over in a directory that holds another run.")]
+MaxFailures = Annotated[int, typer.Option("--max-failures", min=0, help="Failed items that still give exit code 0.")]
+MaxTotalTokens = Annotated[
+    int | None,
+    typer.Option(
+        "--max-total-tokens",
+        min=1,
+        help="Generated tokens of the whole run, earlier starts included: a search starts only if its budget still fits.",
+        rich_help_panel=_CAPS,
+    ),
+]
+MaxSeconds = Annotated[
+    float | None,
+    typer.Option(
+        "--max-seconds", min=0.001, help="Wall time of this start. What is not finished then is dropped.", rich_help_panel=_CAPS
+    ),
 ]
 OutputFormat = Annotated[Format, typer.Option("--format", help="json prints nothing but data on standard output.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from maxent_ts.cli.shared import note
-from maxent_ts.evaluate import Silent, Watcher
+from maxent_ts.evaluate import Estimate, Silent, Watcher
 from maxent_ts.records import Record, RunInfo
 from maxent_ts.search.run import Event
 
@@ -43,6 +43,16 @@ class _Counting(Silent):
     def recorded(self, record: Record) -> None:
         self.num_done += 1
         self.num_failed += record.error is not None
+
+    def estimated(self, estimate: Estimate) -> None:
+        self.say(
+            f"Estimate from {estimate.num_searches} searches: the other {estimate.num_left} generate about "
+            f"{estimate.generated_tokens:,.0f} tokens (at most {estimate.generated_tokens_at_most:,}) in about "
+            f"{estimate.seconds:.0f} s."
+        )
+
+    def say(self, text: str) -> None:
+        note(text)
 
     @property
     def tokens_per_second(self) -> float:
@@ -114,6 +124,9 @@ class _Bar(_Counting):
     def recorded(self, record: Record) -> None:
         super().recorded(record)
         self._show()
+
+    def say(self, text: str) -> None:
+        self._progress.console.print(text, highlight=False, markup=False)
 
     def close(self) -> None:
         self._progress.stop()

@@ -57,15 +57,23 @@ class RolloutJob:
     exclude: Tokens = ()
     distinct: bool = False
     do_sample: bool = True
+    num_tokens: int | None = None
+
+    @property
+    def limit(self) -> int:
+        """Length of the continuation, prefix included, at which a rollout is cut."""
+        limit = self.context.policy.max_new_tokens
+        return limit if self.num_tokens is None else min(limit, len(self.prefix) + self.num_tokens)
 
 
 @dataclass(frozen=True, slots=True)
 class NextTokensJob:
-    """Return the `num` most likely tokens after `prefix`."""
+    """Return `num` tokens that may come after `prefix`: the most likely, or with a stream drawn without replacement."""
 
     context: Any
     prefix: Tokens
     num: int
+    stream: Stream | None = None
 
 
 Job = RolloutJob | NextTokensJob

@@ -36,6 +36,8 @@ class Row:
     """Uniform numbers, one for each position of the continuation."""
     policy: Policy
     do_sample: bool = True
+    limit: int = 0
+    """Length of the continuation at which the row ends."""
     num_forwarded: int = 0
     """Tokens put through the model for this row so far."""
 
@@ -129,7 +131,7 @@ class Batch:
         self._num_fed[slot] = known
         self._num_prompt_tokens[slot] = entry.num_tokens
         self._offsets[slot] = offset
-        self._limits[slot] = row.policy.max_new_tokens
+        self._limits[slot] = row.limit
         self.has_stop_strings[slot] = bool(row.policy.stop_strings)
         row.num_forwarded -= known
 
@@ -191,7 +193,7 @@ class Batch:
         return tokens, logprobs
 
     def append(self, slots: np.ndarray, tokens: np.ndarray, logprobs: np.ndarray) -> np.ndarray:
-        """Add drawn tokens to rows; returns whether each has reached its `max_new_tokens`: bool [rows]."""
+        """Add drawn tokens to rows; returns whether each has reached its limit: bool [rows]."""
         lengths = self._num_tokens[slots]
         self._tokens[slots, lengths], self._logprobs[slots, lengths] = tokens, logprobs
         self._num_tokens[slots] += 1

@@ -297,7 +297,11 @@ class HFEngine:
         if np.isnan(logprobs[0]):
             self._finish(task, not_finite(job.prefix))
         elif isinstance(job, NextTokensJob):
-            ids = most_likely(logprobs, job.num)
+            if job.stream is None:
+                ids = most_likely(logprobs, job.num)
+            else:
+                num = min(job.num, int(np.count_nonzero(logprobs > -np.inf)))
+                ids = np.array(draw_first(logprobs, uniforms(job.stream, num), distinct=True).tokens, dtype=np.int64)
             is_end = tuple(int(token) in self._loaded.eos_token_ids for token in ids)
             self._finish(task, TopTokens(tuple(ids.tolist()), tuple(logprobs[ids].tolist()), is_end))
         else:
@@ -313,8 +317,8 @@ class HFEngine:
             task.rollouts = [None] * len(first.tokens)
             task.num_open = len(first.tokens)
             for index, (token, logprob) in enumerate(zip(first.tokens, first.logprobs, strict=True)):
-                row = Row(task, index, [*job.prefix, token], [logprob], numbers[index], policy, job.do_sample)
-                reason = self._end(row.tokens, policy)
+                row = Row(task, index, [*job.prefix, token], [logprob], numbers[index], policy, job.do_sample, job.limit)
+                reason = self._end(row.tokens, row)
                 if reason is None:
                     self._rows.append(row)
                 else:
@@ -336,19 +340,22 @@ class HFEngine:
             if np.isnan(logprobs[np.flatnonzero(slots == slot)[0]]):
                 self._fail(row.task, not_finite(tuple(so_far[:-1])))
                 continue
-            reason = self._end(so_far, row.policy)
+            reason = self._end(so_far, row)
             if reason is not None:
                 self._complete(self._leave(slot), reason)
 
-    def _end(self, tokens: list[int], policy: Policy) -> FinishReason | None:
-        """Tell whether a continuation ends with its last token, and why."""
+    def _end(self, tokens: list[int], row: Row) -> FinishReason | None:
+        """Tell whether a row's continuation ends with its last token, and why."""
+        policy = row.policy
         if tokens[-1] in self._loaded.eos_token_ids:
             return "eos"
         if policy.stop_strings:
             text = self.decode(tokens)
             if any(stop in text for stop in policy.stop_strings):
                 return "stop"
-        return "length" if len(tokens) >= policy.max_new_tokens else None
+        if len(tokens) >= policy.max_new_tokens:
+            return "length"
+        return "unfinished" if len(tokens) >= row.limit else None
 
     def _complete(self, row: Row, reason: FinishReason) -> None:
         """Put a rollout into its job's answer."""

@@ -160,8 +160,8 @@ class TableEngine:
         numbers = uniforms(stream, limit)
         tokens: list[int] = []
         logprobs: list[float] = []
-        finish_reason: FinishReason = "length"
-        while len(job.prefix) + len(tokens) < limit:
+        finish_reason: FinishReason = "length" if job.limit == limit else "unfinished"
+        while len(job.prefix) + len(tokens) < job.limit:
             row = self._row(job.context, job.prefix + tuple(tokens)) if tokens else first
             weights = row if tokens else left
             token = _draw(weights, numbers[len(job.prefix) + len(tokens)]) if job.do_sample else int(np.argmax(weights))
@@ -174,7 +174,14 @@ class TableEngine:
 
     def _top_tokens(self, job: NextTokensJob) -> TopTokens:
         row = self._row(job.context, job.prefix)
-        order = [int(token) for token in np.argsort(-row, kind="stable")[: job.num] if row[token] > 0]
+        num = min(job.num, int(np.count_nonzero(row)))
+        if job.stream is None:
+            order = [int(token) for token in np.argsort(-row, kind="stable")[:num]]
+        else:
+            order, left = [], row.copy()
+            for number in uniforms(job.stream, num):
+                order.append(_draw(left, number))
+                left[order[-1]] = 0.0
         logprobs = tuple(float(np.log(row[token])) for token in order)
         return TopTokens(tuple(order), logprobs, tuple(token == self._eos_token_id for token in order))
 

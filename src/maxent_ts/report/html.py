@@ -20,7 +20,7 @@ from maxent_ts.report.export import TABLE_FORMATS, export_files
 from maxent_ts.report.items import MAX_ITEMS, items
 from maxent_ts.report.tables import Table
 from maxent_ts.report.tree_view import tree_svg
-from maxent_ts.summary import reward_and_correctness
+from maxent_ts.summary import budget_per_item, reward_and_correctness
 
 __all__ = ["render_report", "write_report"]
 
@@ -82,7 +82,7 @@ def _render(run: Run, tasks: list[TaskContents], failures: Section) -> str:
         style=Markup(style),
         script=Markup(script),
         script_sha256=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        budget=run.info.config,
+        budget=budget_per_item(run),
         tasks=[_task(run, contents) for contents in tasks],
         failures=_section(failures),
         num_failed=sum(record.error is not None for record in run.records),
@@ -96,7 +96,6 @@ def _render(run: Run, tasks: list[TaskContents], failures: Section) -> str:
 
 
 def _task(run: Run, contents: TaskContents) -> dict[str, Any]:
-    by_method = {records[0].method: records for records in reversed(list(contents.groups.values()))}
     return {
         "name": contents.name,
         "methods": list(contents.groups),
@@ -105,7 +104,7 @@ def _task(run: Run, contents: TaskContents) -> dict[str, Any]:
         "reward": run.info.rewards.get(contents.name, {}),
         "sections": [_section(section) for section in contents.sections],
         "headlines": [row for row in contents.comparisons if row["baseline"].partition("[")[0] in ("best_of_n", "greedy")],
-        "correlation": reward_and_correctness(by_method) if contents.labels else None,
+        "correlation": reward_and_correctness(contents.groups) if contents.labels else None,
         "items": items(run, contents.name, contents.groups),
         "num_items": len({record.example_id for records in contents.groups.values() for record in records}),
         "trees": [_tree(file) for task, _, file in run.trees() if task == contents.name],

@@ -6,15 +6,18 @@
 nats). A function without `**kwargs` gets the columns it names. None means "not applicable". Targets are not among the
 columns, and there is no way to reach them from here.
 
+A reward may also have a method `prefix` of the same signature that scores unfinished completions: its guess of
+V(s) = log E[exp(λ r) | s] / λ, in the reward's own unit. Searches that steer by it say so.
+
 Reference: TRL's GRPOTrainer documentation, "Using a custom reward function".
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-__all__ = ["Evidence", "Reward", "RewardFunction"]
+__all__ = ["Evidence", "Reward", "RewardFunction", "prefix_function"]
 
 Evidence = Mapping[str, Any]
 """Why a completion got its reward, as plain JSON values."""
@@ -52,3 +55,8 @@ class Reward(Protocol):
     ) -> list[Evidence]:
         """Return the parts and the evidence behind each value: `{"value": …, "parts": {name: {"value": …, …}}, …}`."""
         ...
+
+
+def prefix_function(reward: Reward | RewardFunction) -> Callable[..., list[float | None]] | None:
+    """Return what scores unfinished completions under a reward; None if nothing does."""
+    return getattr(reward, "prefix", None)

@@ -9,14 +9,14 @@ import inspect
 import math
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
 from maxent_ts import registry
 from maxent_ts.errors import RewardError, SettingError, UnknownNameError
-from maxent_ts.rewards.base import Evidence, Reward
+from maxent_ts.rewards.base import Evidence, Reward, prefix_function
 from maxent_ts.rewards.function import call, from_function, shown
 
 __all__ = ["WeightedSum", "from_function", "load_reward", "parse_rewards"]
@@ -85,7 +85,19 @@ class WeightedSum:
             RewardError: if a part fails or returns anything but a list of finite numbers and None.
         """
         inputs = {"prompts": prompts, "completions": completions, "completion_ids": completion_ids, **columns}
-        parts = [call(reward.name, reward, inputs, len(completions)) for reward in self._rewards]
+        return self._weighted([(reward.name, reward) for reward in self._rewards], inputs)
+
+    @property
+    def prefix(self) -> Callable[..., list[float | None]] | None:
+        """The same sum for unfinished completions; None unless every part can score them."""
+        parts = [(reward.name, prefix_function(reward)) for reward in self._rewards]
+        functions = [(name, function) for name, function in parts if function is not None]
+        if len(functions) < len(parts):
+            return None
+        return lambda **inputs: self._weighted(functions, inputs)
+
+    def _weighted(self, functions: Sequence[tuple[str, Callable[..., Any]]], inputs: dict[str, Any]) -> list[float | None]:
+        parts = [call(name, function, inputs, len(inputs["completions"])) for name, function in functions]
         return [self._sum(values) for values in zip(*parts, strict=True)]
 
     def _sum(self, values: Sequence[float | None]) -> float | None:

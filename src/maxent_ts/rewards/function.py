@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from maxent_ts.errors import MaxentError, RewardError, SettingError
-from maxent_ts.rewards.base import Evidence, Reward
+from maxent_ts.rewards.base import Evidence, Reward, prefix_function
 
 __all__ = ["call", "check_values", "from_function", "shown"]
 
@@ -86,6 +86,8 @@ class _FunctionReward:
     def __init__(self, function: Callable[..., Any], name: str) -> None:
         self.name = name
         self._function = function
+        prefix = prefix_function(function)
+        self.prefix = None if prefix is None else _FunctionReward(prefix, f"{name}.prefix")
         parameters = inspect.signature(function).parameters.values()
         self._takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
         self._takes = {parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD}

@@ -18,6 +18,7 @@ __all__ = [
     "Answers",
     "NextTokens",
     "Parallel",
+    "PrefixRewards",
     "Request",
     "Rewards",
     "Rollouts",
@@ -42,19 +43,33 @@ class Rollouts:
     """The first tokens of the rollouts differ from each other (drawn from p without replacement)."""
     do_sample: bool = True
     """False: the most likely token at every step."""
+    num_tokens: int | None = None
+    """At most so many tokens each; a rollout that this cuts is `unfinished`. None goes to the end."""
 
 
 @dataclass(frozen=True, slots=True)
 class NextTokens:
-    """Ask for the `num` most likely next tokens after `prefix`. Answered with `TopTokens`; costs one generated token."""
+    """Ask for `num` next tokens after `prefix`. Answered with `TopTokens`; costs one generated token, whatever `num`."""
 
     prefix: Tokens
     num: int
+    do_sample: bool = False
+    """False: the most likely ones, most likely first. True: drawn from p without replacement, in the order of drawing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rewards:
     """Ask for the rewards of completions. Answered with a tuple of finite floats, one each."""
+
+    completions: tuple[Completion, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixRewards:
+    """Ask what unfinished completions promise: ψ(s), the reward's own guess of V(s) = log E_p[exp(λ r) | s] / λ.
+
+    Only where `target.has_prefix_rewards`. Answered with a tuple of finite floats, one each.
+    """
 
     completions: tuple[Completion, ...]
 
@@ -73,7 +88,7 @@ class Parallel:
     requests: tuple[Rollouts | NextTokens, ...]
 
 
-Request = Rollouts | NextTokens | Rewards | Answers | Parallel
+Request = Rollouts | NextTokens | Rewards | PrefixRewards | Answers | Parallel
 
 
 Search = Generator[Request, Any, Outcome]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from maxent_ts.errors import SettingError
-from maxent_ts.search.base import NextTokens, Parallel, Rewards, Search
+from maxent_ts.search.base import NextTokens, Parallel, Search
+from maxent_ts.search.completions import score, tilted_weights
 from maxent_ts.types import Completion, Outcome, Target, Tokens
 
 __all__ = ["beam"]
@@ -36,7 +37,7 @@ def beam(rng: np.random.Generator, target: Target, *, num_beams: int = 10, lengt
     if num_beams < 1:
         raise SettingError(f"num_beams must be at least 1, but is {num_beams}.")
 
-    def score(hypothesis: _Hypothesis) -> float:
+    def rank(hypothesis: _Hypothesis) -> float:
         return hypothesis.logprob / max(1, len(hypothesis.tokens)) ** length_penalty
 
     beams = [_Hypothesis((), 0.0)]
@@ -49,12 +50,9 @@ def beam(rng: np.random.Generator, target: Target, *, num_beams: int = 10, lengt
         for one, answer in zip(unfinished, answers, strict=True):
             for token, logprob, is_end in zip(answer.tokens, answer.logprobs, answer.is_end, strict=True):
                 candidates.append(_Hypothesis((*one.tokens, token), one.logprob + logprob, is_end))
-        beams = sorted(candidates, key=score, reverse=True)[:num_beams]
+        beams = sorted(candidates, key=rank, reverse=True)[:num_beams]
         if all(one.is_finished for one in beams):
             break
     completions = tuple(Completion(one.tokens, one.logprob, "eos" if one.is_finished else "length") for one in beams if one.tokens)
-    rewards = yield Rewards(completions)
-    completions = tuple(replace(one, reward=reward) for one, reward in zip(completions, rewards, strict=True))
-    logits = np.array([one.logprob + target.tilt * reward for one, reward in zip(completions, rewards, strict=True)])
-    weights = np.exp(logits - np.logaddexp.reduce(logits))
-    return Outcome(completions, tuple(float(one) for one in weights / weights.sum()), (0,))
+    completions = yield from score(completions)
+    return Outcome(completions, tilted_weights(completions, [one.logprob for one in completions], target), (0,))

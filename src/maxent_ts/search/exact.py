@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 
 from maxent_ts.errors import SettingError
-from maxent_ts.search.base import NextTokens, Parallel, Rewards, Search
+from maxent_ts.search.base import NextTokens, Parallel, Search
+from maxent_ts.search.completions import reward_of, score
 from maxent_ts.tree import ROOT, Tree
 from maxent_ts.types import Completion, Outcome, Target, Tokens
 
@@ -45,9 +45,8 @@ def exact(rng: np.random.Generator, target: Target, *, num_return_sequences: int
                 else:
                     longer.append(child)
         prefixes = longer
-    rewards = yield Rewards(tuple(finished))
-    completions = tuple(replace(one, reward=reward) for one, reward in zip(finished, rewards, strict=True))
-    logits = np.array([one.logprob + target.tilt * reward for one, reward in zip(completions, rewards, strict=True)])
+    completions = yield from score(finished)
+    logits = np.array([one.logprob + target.tilt * reward_of(one) for one in completions])
     log_z = float(np.logaddexp.reduce(logits))
     weights = np.exp(logits - log_z)
     chosen = rng.choice(len(weights), size=num_return_sequences, p=weights / weights.sum())

@@ -18,6 +18,7 @@ import numpy as np
 
 from maxent_ts.errors import SettingError
 from maxent_ts.search.base import Parallel, Rewards, Rollouts, Search
+from maxent_ts.search.completions import best_first
 from maxent_ts.search.selection import Select, by_bound, by_improvement, by_unseen_value
 from maxent_ts.tree import ROOT, Tree
 from maxent_ts.types import Completion, Outcome, Target
@@ -51,9 +52,7 @@ def maxent(
         raise SettingError(f"selection must be 'improvement' or 'bound', but is {selection!r}.")
     select = by_improvement(rng) if selection == "improvement" else by_bound(exploration)
     tree = yield from _grow(target, select, num_rollouts, num_parallel)
-    completions = tree.completions
-    order = sorted(range(len(completions)), key=lambda i: (-_reward(completions[i]), -completions[i].logprob))
-    return _outcome(tree, tuple(order[:num_return_sequences]))
+    return _outcome(tree, tuple(best_first(tree.completions)[:num_return_sequences]))
 
 
 def maxent_sample(
@@ -123,8 +122,3 @@ def _outcome(tree: Tree, chosen: tuple[int, ...]) -> Outcome:
         **tree.statistics(),
     }
     return Outcome(tuple(tree.completions), tuple(float(one) for one in weights / weights.sum()), chosen, info, tree)
-
-
-def _reward(completion: Completion) -> float:
-    assert completion.reward is not None
-    return completion.reward

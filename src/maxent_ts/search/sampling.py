@@ -6,29 +6,27 @@ Legend: p the model, r the reward, λ the tilt, N `num_rollouts`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Generator
-from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
-from maxent_ts.search.base import AS_MANY_AS_AFFORDABLE, Answers, Rewards, Rollouts, Search
-from maxent_ts.types import Completion, Outcome, Target, Tokens
+from maxent_ts.search.base import Answers, Search
+from maxent_ts.search.completions import best_first, draw, draw_distinct, score, tilted_weights
+from maxent_ts.types import Outcome, Target
 
 __all__ = ["best_of_n", "best_of_n_softmax", "greedy", "majority_vote", "sample"]
 
 
 def greedy(rng: np.random.Generator, target: Target) -> Search:
     """Take the most likely token at every step: one completion, no search."""
-    completions = yield from _roll_out(1, do_sample=False)
-    completions = yield from _scored(completions)
+    completions = yield from draw(1, do_sample=False)
+    completions = yield from score(completions)
     return Outcome(completions, (1.0,), (0,))
 
 
 def sample(rng: np.random.Generator, target: Target) -> Search:
     """Draw one completion from p: what the model itself does."""
-    completions = yield from _roll_out(1)
-    completions = yield from _scored(completions)
+    completions = yield from draw(1)
+    completions = yield from score(completions)
     return Outcome(completions, (1.0,), (0,))
 
 
@@ -43,10 +41,9 @@ def best_of_n(
         num_rollouts: N; None draws until the budget is spent.
         num_return_sequences: Number of completions returned, best first.
     """
-    completions, counts = yield from _draws(num_rollouts)
-    weights = _softmax_weights(completions, counts, target)
-    order = sorted(range(len(completions)), key=lambda i: (-_reward(completions[i]), -completions[i].logprob))
-    return Outcome(completions, weights, tuple(order[:num_return_sequences]))
+    completions, counts = yield from draw_distinct(num_rollouts)
+    weights = tilted_weights(completions, np.log(counts).tolist(), target)
+    return Outcome(completions, weights, tuple(best_first(completions)[:num_return_sequences]))
 
 
 def best_of_n_softmax(
@@ -60,8 +57,8 @@ def best_of_n_softmax(
         num_rollouts: N; None draws until the budget is spent.
         num_return_sequences: Number of draws returned, with replacement.
     """
-    completions, counts = yield from _draws(num_rollouts)
-    weights = _softmax_weights(completions, counts, target)
+    completions, counts = yield from draw_distinct(num_rollouts)
+    weights = tilted_weights(completions, np.log(counts).tolist(), target)
     chosen = rng.choice(len(completions), size=num_return_sequences, p=weights)
     return Outcome(completions, weights, tuple(int(one) for one in chosen))
 
@@ -78,7 +75,7 @@ def majority_vote(rng: np.random.Generator, target: Target, *, num_rollouts: int
         target: Unused but for the weights' form.
         num_rollouts: N; None draws until the budget is spent.
     """
-    completions, counts = yield from _draws(num_rollouts)
+    completions, counts = yield from draw_distinct(num_rollouts)
     answers = yield Answers(completions)
     votes: Counter[str] = Counter()
     for answer, count in zip(answers, counts, strict=True):
@@ -90,41 +87,3 @@ def majority_vote(rng: np.random.Generator, target: Target, *, num_rollouts: int
     weights = np.asarray(counts, dtype=np.float64) / sum(counts)
     info = {"vote_share": votes[winner] / sum(counts) if winner is not None else 0.0}
     return Outcome(completions, tuple(float(one) for one in weights), (chosen,), info)
-
-
-def _roll_out(num: int, *, do_sample: bool = True) -> Generator[Any, Any, tuple[Completion, ...]]:
-    """Whole completions; fewer than `num` when the budget is spent."""
-    branch = yield Rollouts(num=num, do_sample=do_sample)
-    return tuple(Completion(one.tokens, sum(one.logprobs), one.finish_reason) for one in branch.rollouts)
-
-
-def _scored(completions: tuple[Completion, ...]) -> Generator[Any, Any, tuple[Completion, ...]]:
-    """The same completions with their rewards."""
-    rewards = yield Rewards(completions)
-    return tuple(replace(one, reward=reward) for one, reward in zip(completions, rewards, strict=True))
-
-
-def _draws(num_rollouts: int | None) -> Generator[Any, Any, tuple[tuple[Completion, ...], tuple[int, ...]]]:
-    """N scored draws from p as distinct completions with their counts; each distinct one is scored once."""
-    drawn: dict[Tokens, Completion] = {}
-    counts: Counter[Tokens] = Counter()
-    while num_rollouts is None or counts.total() < num_rollouts:
-        completions = yield from _roll_out(AS_MANY_AS_AFFORDABLE if num_rollouts is None else num_rollouts - counts.total())
-        if not completions:
-            break
-        for one in completions:
-            drawn.setdefault(one.tokens, one)
-            counts[one.tokens] += 1
-    completions = yield from _scored(tuple(drawn.values()))
-    return completions, tuple(counts[one] for one in drawn)
-
-
-def _softmax_weights(completions: tuple[Completion, ...], counts: tuple[int, ...], target: Target) -> tuple[float, ...]:
-    logits = np.array([target.tilt * _reward(one) for one in completions]) + np.log(counts)
-    weights = np.exp(logits - np.logaddexp.reduce(logits))
-    return tuple(float(one) for one in weights / weights.sum())
-
-
-def _reward(completion: Completion) -> float:
-    assert completion.reward is not None
-    return completion.reward

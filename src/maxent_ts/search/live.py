@@ -1,0 +1,268 @@
+"""One search under way: its generator, its open request, its budget and its meter."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from maxent_ts.engines.base import Engine, NextTokensJob, RolloutJob
+from maxent_ts.errors import EngineError, MaxentError, SettingError
+from maxent_ts.rewards.base import Reward, prefix_function
+from maxent_ts.search.base import (
+    AS_MANY_AS_AFFORDABLE,
+    Answers,
+    NextTokens,
+    Parallel,
+    PrefixRewards,
+    Request,
+    Rewards,
+    Rollouts,
+    Search,
+    SearchFactory,
+)
+from maxent_ts.types import Branch, Budget, Completion, Outcome, Policy, Prompt, Target, Tokens, TopTokens, Usage
+
+__all__ = ["Live", "SearchJob", "SearchResult"]
+
+ROLLOUTS_BETWEEN_LOOKS_AT_THE_CLOCK = 16
+"""How many rollouts start at once when only wall time bounds a search: enough for a batch, few enough to stop in time."""
+
+LOOK = 1
+"""Ends the stream of a draw of next tokens, which no stream of a rollout has."""
+
+
+@dataclass(frozen=True, slots=True)
+class SearchJob:
+    """One search to run."""
+
+    id: str
+    """Names the search in events and results."""
+    prompt: Prompt
+    policy: Policy
+    method: SearchFactory
+    """A method of `registry.METHODS` with its settings bound by `functools.partial`."""
+    tilt: float = 1.0
+    budget: Budget = field(default_factory=Budget)
+    seed: tuple[int, ...] = (0,)
+    """(seed, example): with the number of the rollout it names every random stream of the search."""
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    """Columns for the reward. There is no place for a target."""
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """What became of a search: an outcome or an error, and what it cost either way."""
+
+    job: SearchJob
+    outcome: Outcome | None
+    usage: Usage
+    error: Exception | None = None
+    trajectory: tuple[tuple[int, float], ...] = ()
+    """(generated tokens so far, best reward so far), one pair per scored completion."""
+
+
+class Live:
+    """One search under way: its generator, its open request, and its meter."""
+
+    def __init__(
+        self, job: SearchJob, engine: Engine, reward: Reward, answer_fn: Callable[[str], str | None] | None = None
+    ) -> None:
+        self.job = job
+        self.usage = Usage()
+        self.request: Request | None = None
+        self.tickets: dict[int, int] = {}
+        self.is_done = False
+        self._engine = engine
+        self._answer_fn = answer_fn
+        self._context: Any = None
+        self._search: Search | None = None
+        self._answers: list[Any] = []
+        self._num_open = 0
+        self._num_looks = 0
+        self._value: Any = None
+        self._outcome: Outcome | None = None
+        self._error: Exception | None = None
+        self._texts: dict[Tokens, str] = {}
+        self._cost_at: dict[Tokens, int] = {}
+        self._trajectory: list[tuple[int, float]] = []
+        self._started = time.perf_counter()
+        target = Target(
+            job.tilt,
+            job.policy.max_new_tokens,
+            reward.range,
+            has_prefix_rewards=prefix_function(reward) is not None,
+            has_answers=answer_fn is not None,
+        )
+        try:
+            self._context = engine.open(job.prompt, job.policy)
+            self.usage.prompt_tokens = self._context.num_prompt_tokens
+            self._check_budget()
+            self._search = job.method(np.random.default_rng(job.seed), target)
+        except Exception as error:  # noqa: BLE001 - one failing search must not end the others; the error is in its result
+            self.fail(error)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the generator can be sent something."""
+        return not self.is_done and self._num_open == 0
+
+    @property
+    def scored_completions(self) -> tuple[Completion, ...]:
+        """The completions of an open `Rewards` or `PrefixRewards` request."""
+        return self.request.completions if isinstance(self.request, (Rewards, PrefixRewards)) else ()
+
+    def resume(self) -> None:
+        """Send the last answer in and take the next request."""
+        assert self._search is not None
+        value, self._value = self._value, None
+        try:
+            self.request = self._search.send(value)
+        except StopIteration as stop:
+            self.request = None
+            self._outcome = self._with_texts(stop.value)
+            self.is_done = True
+        except Exception as error:  # noqa: BLE001 - as above
+            self.fail(error)
+
+    def submit(self) -> list[int]:
+        """Hand the open request to the engine as far as the budget goes; returns the tickets to wait for."""
+        request = self.request
+        requests = request.requests if isinstance(request, Parallel) else (request,)
+        self._answers = [None] * len(requests)
+        self.tickets = {}
+        reserved = reserved_rollouts = 0
+        for index, one in enumerate(requests):
+            if isinstance(one, Rollouts):
+                length = self.job.policy.max_new_tokens - len(one.prefix)
+                length = length if one.num_tokens is None else min(length, one.num_tokens)
+                num = self._affordable(one.num, length, reserved, reserved_rollouts)
+                if num == 0:
+                    self._answers[index] = Branch((), math.nan)
+                    continue
+                reserved, reserved_rollouts = reserved + num * length, reserved_rollouts + num
+                first = self.usage.rollouts + reserved_rollouts - num
+                streams = tuple((*self.job.seed, first + i) for i in range(num))
+                job = RolloutJob(self._context, one.prefix, streams, one.exclude, one.distinct, one.do_sample, one.num_tokens)
+            elif isinstance(one, NextTokens):
+                if self._affordable(1, 1, reserved, 0) == 0:
+                    self._answers[index] = TopTokens((), (), ())
+                    continue
+                reserved += 1
+                self._num_looks += 1
+                stream = (*self.job.seed, self._num_looks, LOOK) if one.do_sample else None
+                job = NextTokensJob(self._context, one.prefix, one.num, stream)
+            else:
+                raise TypeError(f"A search yielded {type(one).__name__}, which is not a request.")
+            self.tickets[self._engine.submit(job)] = index
+        self._num_open = len(self.tickets)
+        if not self.tickets:
+            self._deliver()
+        return list(self.tickets)
+
+    def receive(self, ticket: int, answer: Branch | TopTokens | MaxentError, forwarded_tokens: int) -> None:
+        """Take one answer of the engine; when all are there, the search is ready."""
+        self.usage.forwarded_tokens += forwarded_tokens
+        self._num_open -= 1
+        if isinstance(answer, MaxentError):
+            self.fail(answer)
+            return
+        self._answers[self.tickets[ticket]] = answer
+        if self._num_open == 0:
+            self._deliver()
+
+    def receive_rewards(self, values: list[float]) -> None:
+        """Take the rewards of the open request."""
+        self.usage.reward_calls += len(values)
+        self._value = tuple(values)
+        if isinstance(self.request, PrefixRewards):
+            self.request = None
+            return
+        best = self._trajectory[-1][1] if self._trajectory else -math.inf
+        for completion, value in zip(self.scored_completions, values, strict=True):
+            best = max(best, value)
+            self._trajectory.append((self._cost_at.get(completion.tokens, self.usage.generated_tokens), best))
+        self.request = None
+
+    def read_answers(self) -> None:
+        """Answer an `Answers` request from the completions' texts."""
+        assert isinstance(self.request, Answers)
+        if self._answer_fn is None:
+            self.fail(SettingError("This method votes on final answers, but the task has none to read. Use best_of_n or maxent."))
+            return
+        try:
+            self._value = tuple(self._answer_fn(self.text(completion.tokens)) for completion in self.request.completions)
+        except Exception as error:  # noqa: BLE001 - a task's parser that breaks on one text must not end the other searches
+            self.fail(error)
+        self.request = None
+
+    def text(self, tokens: Tokens) -> str:
+        """Decode, once per completion."""
+        if tokens not in self._texts:
+            self._texts[tokens] = self._engine.decode(tokens)
+        return self._texts[tokens]
+
+    def fail(self, error: Exception) -> None:
+        """End this search with an error."""
+        self._error = error
+        self.is_done = True
+
+    def close(self) -> None:
+        """Stop the generator and free the context."""
+        self.usage.seconds = time.perf_counter() - self._started
+        if self._search is not None:
+            self._search.close()
+        if self._context is not None:
+            self._engine.close(self._context)
+            self._context = None
+
+    def result(self) -> SearchResult:
+        """What became of it."""
+        return SearchResult(self.job, self._outcome, self.usage, self._error, tuple(self._trajectory))
+
+    def _check_budget(self) -> None:
+        budget, length = self.job.budget, self.job.policy.max_new_tokens
+        if budget.generated_tokens is not None and budget.generated_tokens < length:
+            raise SettingError(
+                f"The budget of {budget.generated_tokens} generated tokens does not cover one completion of max_new_tokens="
+                f"{length}. Raise the budget or lower max_new_tokens."
+            )
+
+    def _affordable(self, num: int, length: int, reserved: int, reserved_rollouts: int) -> int:
+        """How many of `num` rollouts fit if each becomes as long as it can."""
+        budget, usage = self.job.budget, self.usage
+        if budget.generated_tokens is None and budget.rollouts is None:
+            if budget.seconds is not None:
+                num = min(num, ROLLOUTS_BETWEEN_LOOKS_AT_THE_CLOCK)
+            elif num == AS_MANY_AS_AFFORDABLE:
+                raise SettingError("The search has no end: give num_rollouts, or a budget in generated tokens or seconds.")
+        if budget.seconds is not None and usage.rollouts > 0 and time.perf_counter() - self._started > budget.seconds:
+            return 0
+        if budget.generated_tokens is not None:
+            num = min(num, (budget.generated_tokens - usage.generated_tokens - reserved) // max(1, length))
+        if budget.rollouts is not None:
+            num = min(num, budget.rollouts - usage.rollouts - reserved_rollouts)
+        return max(0, num)
+
+    def _deliver(self) -> None:
+        """Meter the answers in the order of the request, and make them the value to send."""
+        requests = self.request.requests if isinstance(self.request, Parallel) else (self.request,)
+        for one, answer in zip(requests, self._answers, strict=True):
+            if isinstance(answer, Branch) and isinstance(one, Rollouts):
+                for rollout in answer.rollouts:
+                    if not all(math.isfinite(logprob) for logprob in rollout.logprobs):
+                        self.fail(EngineError("The engine returned a log-probability that is not finite for a token it drew."))
+                    self.usage.rollouts += 1
+                    self.usage.generated_tokens += len(rollout.tokens)
+                    self._cost_at.setdefault(one.prefix + rollout.tokens, self.usage.generated_tokens)
+            elif isinstance(answer, TopTokens):
+                self.usage.generated_tokens += len(answer.tokens) > 0
+        self._value = tuple(self._answers) if isinstance(self.request, Parallel) else self._answers[0]
+
+    def _with_texts(self, outcome: Outcome) -> Outcome:
+        completions = tuple(replace(one, text=self.text(one.tokens)) for one in outcome.completions)
+        return replace(outcome, completions=completions)
