@@ -57,10 +57,10 @@ METHODS_THAT_VOTE = frozenset({"majority_vote", "weighted_vote"})
 METHODS_OF_ONE_COMPLETION = frozenset({"greedy", "sample"})
 """They generate one completion, whatever the budget."""
 
-METHODS_WITHOUT_TILT = frozenset({"greedy", "sample", "best_of_n", "majority_vote", "beam"})
+METHODS_WITHOUT_TILT = frozenset({"greedy", "sample", "best_of_n", "majority_vote", "beam", "diverse_beam", "mcts"})
 """What they return does not depend on λ."""
 
-METHODS_WITHOUT_SEED = frozenset({"greedy", "beam"})
+METHODS_WITHOUT_SEED = frozenset({"greedy", "beam", "diverse_beam"})
 """What they return does not depend on the seed."""
 
 ENGINES: Mapping[str, str] = {

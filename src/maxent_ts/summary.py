@@ -7,22 +7,22 @@ finished in.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from maxent_ts import metrics
+from maxent_ts.compare import compare_records, with_verdicts
 from maxent_ts.config import VARIANT_FIELDS, MethodConfig
 from maxent_ts.records import Record, Run
+from maxent_ts.variants import BUDGET_FIELDS, Variant, group_records, variant_of
 
-__all__ = ["reward_and_correctness", "summarize", "verdict"]
+__all__ = ["budget_per_item", "compare_with_reference", "describe", "reward_and_correctness", "summarize"]
 
 REFERENCE_METHODS = ("maxent", "maxent_sample")
 """Methods that are compared with all others, item by item: the first of them that takes part, in all its variants."""
 
 METHODS_THAT_DRAW_FROM_THE_MODEL = ("best_of_n", "best_of_n_softmax", "sample")
 """Their completions are draws from p, so that reward and correctness can be related without a search in between."""
-
-SIGNIFICANCE = 0.05
 
 
 def summarize(run: Run) -> dict[str, Any]:
@@ -34,7 +34,8 @@ def summarize(run: Run) -> dict[str, Any]:
         `forwarded_tokens`, `rollouts`, `reward_calls`, `seconds_per_item` (from its first request to its outcome, waiting
         for batch-mates included). `over_seeds` holds, where a method was run with several seeds, the mean and the standard
         deviation of those means between seeds. `comparisons` holds paired differences of the reference method minus each
-        other one, between variants alike in seed, λ and budget; `correlation` how the reward relates to being correct,
+        other one (as in `compare.compare_records`, seeds averaged within an item, variants alike in λ and budget), with `p_holm`
+        and `verdict`; `correlation` how the reward relates to being correct,
         `failures` the failed items.
     """
     tasks: dict[str, dict[str, Any]] = {}
@@ -45,9 +46,9 @@ def summarize(run: Run) -> dict[str, Any]:
         labels = facts.get("labels", [])
         variants = [one for one in run.info.variants if one.label not in run.info.skipped.get(task, {})]
         by_variant = _by_variant(run, task, variants)
-        tasks[task] = {label: _describe(records, labels) for label, records in by_variant.items()}
+        tasks[task] = {label: describe(records, labels) for label, records in by_variant.items()}
         over_seeds[task] = _over_seeds(variants, tasks[task])
-        comparisons.extend(_compare(task, variants, by_variant, labelled=bool(labels)))
+        comparisons.extend(compare_with_reference(task, group_records(run, task), run.info.config, labelled=bool(labels)))
         if labels:
             correlation[task] = reward_and_correctness(by_variant)
     return {
@@ -61,18 +62,8 @@ def summarize(run: Run) -> dict[str, Any]:
             for one in run.records
             if one.error is not None
         ],
-        "budget_per_item": _budget_per_item(run),
+        "budget_per_item": budget_per_item(run),
     }
-
-
-def verdict(name: str, baseline: str, difference: Mapping[str, Any]) -> str:
-    """Say in words what a paired difference shows: somebody wins only where the interval and the test agree."""
-    interval = difference["ci95"]
-    if interval is None:
-        return "too few items to tell"
-    if difference["p_value"] <= SIGNIFICANCE and (interval[0] > 0 or interval[1] < 0):
-        return f"{name if interval[0] > 0 else baseline} is better"
-    return "no difference beyond noise"
 
 
 def reward_and_correctness(by_variant: Mapping[str, Sequence[Record]]) -> dict[str, Any] | None:
@@ -115,7 +106,7 @@ def reward_and_correctness(by_variant: Mapping[str, Sequence[Record]]) -> dict[s
     }
 
 
-def _budget_per_item(run: Run) -> dict[str, Any]:
+def budget_per_item(run: Run) -> dict[str, Any]:
     """What all variants share of budget, λ and seed; null where they differ."""
     names = ("generated_tokens", *VARIANT_FIELDS)
     found: dict[str, Any] = {name: run.info.config.get(name) for name in names}
@@ -156,7 +147,13 @@ def _spread(values: Sequence[float | None]) -> dict[str, float | None]:
     return {"mean": _mean(kept), "standard_deviation": statistics.stdev(kept) if len(kept) > 1 else None}
 
 
-def _describe(records: Sequence[Record], labels: Sequence[str]) -> dict[str, Any]:
+def describe(records: Sequence[Record], labels: Sequence[str]) -> dict[str, Any]:
+    """Return the row of one method on one task, as in `summarize`.
+
+    Args:
+        records: Its records, failed ones included.
+        labels: The task's labels; none if its targets are not labels.
+    """
     good = [one for one in records if one.error is None]
     rewards = [one.reward for one in good if one.reward is not None]
     graded = [one for one in good if one.target is not None] if labels else []
@@ -179,54 +176,47 @@ def _describe(records: Sequence[Record], labels: Sequence[str]) -> dict[str, Any
     }
 
 
-def _compare(
-    task: str, variants: Sequence[MethodConfig], by_variant: Mapping[str, Sequence[Record]], *, labelled: bool
+def compare_with_reference(
+    task: str, groups: Mapping[str, Sequence[Record]], config: Mapping[str, Any], *, labelled: bool
 ) -> list[dict[str, Any]]:
-    name = next((name for name in REFERENCE_METHODS if any(one.name == name for one in variants)), None)
-    references = [one for one in variants if one.name == name]
-    baselines = [one for one in variants if one.name != name]
-    rows = []
-    for reference in references:
-        ours = {one.example_id: one for one in by_variant[reference.label] if one.error is None}
-        for baseline in baselines:
-            if not _are_alike(reference, baseline):
-                continue
-            records = by_variant[baseline.label]
-            pairs = [(ours[one.example_id], one) for one in records if one.error is None and one.example_id in ours]
-            for metric in ("reward", "accuracy") if labelled else ("reward",):
-                row = _paired(metric, pairs)
-                if row is not None:
-                    row = {"task": task, "method": reference.label, "baseline": baseline.label, "metric": metric, **row}
-                    rows.append({**row, "verdict": verdict(reference.label, baseline.label, row)})
+    """Return the paired differences of the reference method minus each other one, as in `summarize`.
+
+    Args:
+        task: The task's name.
+        groups: For each variant, its records: `variants.group_records`.
+        config: The configuration in run.json.
+        labelled: Whether the task has labels, and so an accuracy.
+    """
+    variants = {label: variant_of(records[0], config) for label, records in groups.items()}
+    methods = [one.method for one in variants.values()]
+    reference = next((name for name in REFERENCE_METHODS if name in methods), None)
+    pairs = [
+        (ours, theirs)
+        for ours, one in variants.items()
+        for theirs, other in variants.items()
+        if one.method == reference != other.method and _are_alike(one, other, variants.values())
+    ]
+    rows: list[dict[str, Any]] = []
+    for metric in ("reward", "accuracy") if labelled else ("reward",):
+        found = {pair: compare_records(groups[pair[0]], groups[pair[1]], metric) for pair in pairs}
+        named = [
+            {"task": task, "method": ours, "baseline": theirs, "metric": metric, **row}
+            for (ours, theirs), row in found.items()
+            if row is not None
+        ]
+        rows.extend(with_verdicts(named))
     return rows
 
 
-def _are_alike(reference: MethodConfig, baseline: MethodConfig) -> bool:
-    """Whether the baseline has the reference's seed, λ and budget in all along which the sweep varies the baseline."""
-    return all(getattr(reference, name) == getattr(baseline, name) for name in VARIANT_FIELDS if name in baseline.shown)
-
-
-def _paired(metric: str, pairs: Sequence[tuple[Record, Record]]) -> dict[str, Any] | None:
-    values = [(_value(ours, metric), _value(theirs, metric)) for ours, theirs in pairs]
-    kept = [(a, b) for a, b in values if a is not None and b is not None]
-    found = metrics.paired_difference([a for a, _ in kept], [b for _, b in kept])
-    if found is None:
-        return None
-    return {
-        "difference": found.mean,
-        "ci95": None if found.ci95 is None else list(found.ci95),
-        "p_value": found.p_value,
-        "n": found.num_pairs,
-        "wins": sum(a > b for a, b in kept),
-        "ties": sum(a == b for a, b in kept),
-        "losses": sum(a < b for a, b in kept),
-    }
-
-
-def _value(record: Record, metric: str) -> float | None:
-    if metric == "reward":
-        return record.reward
-    return None if record.correct is None else float(record.correct)
+def _are_alike(reference: Variant, baseline: Variant, variants: Iterable[Variant]) -> bool:
+    """Whether the baseline has the reference's λ and budget, in all along which the run varies the baseline."""
+    others = [one.values for one in variants if one.method == baseline.method]
+    ours, theirs = reference.values, baseline.values
+    return all(
+        ours.get(name) == theirs.get(name)
+        for name in ("tilt", *BUDGET_FIELDS)
+        if any(other.get(name) != theirs.get(name) for other in others)
+    )
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -12,7 +12,7 @@ import typer
 
 from maxent_ts.cli import options, runs
 from maxent_ts.cli.completion import complete_method, complete_task
-from maxent_ts.cli.shared import EXIT_INTERRUPTED, Format, explained, note
+from maxent_ts.cli.shared import EXIT_INTERRUPTED, ComparisonFormat, Format, explained, note
 
 __all__ = ["app", "main"]
 
@@ -220,17 +220,51 @@ def _generate(
         )
 
 
+@app.command("compare")
+def _compare(
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN_A RUN_B...", help="Run directories; RUN:METHOD takes one method of a run.")
+    ],
+    metric: Annotated[str | None, typer.Option("--metric", help="reward or accuracy. [default: both]")] = None,
+    method: Annotated[list[str] | None, typer.Option("--method", help="Only this method; repeatable. [default: all]")] = None,
+    cluster_by: Annotated[str, typer.Option("--cluster-by", help="What is resampled together: example or stratum.")] = "example",
+    allow_unequal: Annotated[
+        bool, typer.Option("--allow-unequal", help="Compare on shared items where items, budgets or rewards differ.")
+    ] = False,
+    output_format: Annotated[
+        ComparisonFormat, typer.Option("--format", help="csv and json have full precision.")
+    ] = ComparisonFormat.TABLE,
+    debug: options.Debug = False,
+) -> None:
+    """Compare the later runs with the first, item by item: intervals, permutation tests, what could have been detected."""
+    from maxent_ts.cli.comparison import run_compare
+
+    with explained(debug=debug):
+        run_compare(
+            runs=runs,
+            metric=metric,
+            methods=method or [],
+            cluster_by=cluster_by,
+            allow_unequal=allow_unequal,
+            output_format=output_format,
+        )
+
+
 @app.command("report")
 def _report(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run directory, such as runs/demo.")],
     output: Annotated[Path | None, typer.Option("--output", help="The page. [default: RUN_DIR/report.html]")] = None,
+    export: Annotated[
+        Path | None,
+        typer.Option("--export", help="Also write each figure as SVG and PDF, each table as CSV, Markdown and LaTeX, there."),
+    ] = None,
     debug: options.Debug = False,
 ) -> None:
     """Write one self-contained HTML page about a run."""
     with explained(debug=debug):
         from maxent_ts.report.html import write_report
 
-        typer.echo(str(write_report(run_dir, output)))
+        typer.echo(str(write_report(run_dir, output, export=export)))
 
 
 @app.command("tree")

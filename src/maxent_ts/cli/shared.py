@@ -16,7 +16,17 @@ import typer
 from maxent_ts.errors import MaxentError
 from maxent_ts.presets import EMBEDDED_MODEL
 
-__all__ = ["EXIT_FAILURES", "EXIT_INTERRUPTED", "EXIT_USAGE", "Format", "explained", "hide_loading_bars", "note", "write_json"]
+__all__ = [
+    "EXIT_FAILURES",
+    "EXIT_INTERRUPTED",
+    "EXIT_USAGE",
+    "ComparisonFormat",
+    "Format",
+    "explained",
+    "hide_loading_bars",
+    "note",
+    "write_json",
+]
 
 EXIT_FAILURES = 1
 EXIT_USAGE = 2
@@ -27,6 +37,16 @@ class Format(enum.StrEnum):
     """What goes to standard output."""
 
     TABLE = "table"
+    JSON = "json"
+
+
+class ComparisonFormat(enum.StrEnum):
+    """What `compare` writes to standard output."""
+
+    TABLE = "table"
+    MARKDOWN = "markdown"
+    CSV = "csv"
+    LATEX = "latex"
     JSON = "json"
 
 

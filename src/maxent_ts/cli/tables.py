@@ -102,7 +102,8 @@ def comparison_lines(summary: Mapping[str, Any], task: str, baselines: Sequence[
             interval = "" if row["ci95"] is None else f" [{row['ci95'][0]:+.3f}, {row['ci95'][1]:+.3f}]"
             yield (
                 f"{row['metric']}: {row['method']} − {row['baseline']} = {row['difference']:+.3f}{interval}, "
-                f"p = {row['p_value']:.3g}, {row['wins']} wins, {row['ties']} ties, {row['losses']} losses: {row['verdict']}"
+                f"p = {row['p_value']:.3g} (Holm {row['p_holm']:.3g}), {row['wins']} wins, {row['ties']} ties, "
+                f"{row['losses']} losses: {row['verdict']}"
             )
 
 
