@@ -60,6 +60,7 @@ SCHEMA = pa.schema(
         ("trajectory", pa.list_(pa.struct([("generated_tokens", pa.int64()), ("best_reward", pa.float64())]))),
         ("tree", _NUMBERS),
         ("info", _NUMBERS),
+        ("marginals", pa.map_(pa.string(), pa.list_(pa.float64()))),
         ("error", pa.string()),
     ]
 )
@@ -97,6 +98,6 @@ def _row(record: Record) -> dict[str, Any]:
         row[name] = json.dumps(row[name], ensure_ascii=False)
     row["usage"] = {name: record.usage.get(name) for name in USAGE}
     row["trajectory"] = [{"generated_tokens": tokens, "best_reward": best} for tokens, best in record.trajectory]
-    for name in ("tree", "info"):
+    for name in ("tree", "info", "marginals"):
         row[name] = None if row[name] is None else list(row[name].items())
     return row

@@ -85,6 +85,9 @@ class Record(BaseModel):
     tree: dict[str, Number] | None = None
     """Size and shape of the search tree: `Tree.statistics`."""
     info: dict[str, Number] = {}
+    """Diagnostics: `Outcome.info`."""
+    marginals: dict[str, list[Number]] = {}
+    """For each final answer [π(answer), low, high], the last two the ends of a 95 % interval: `Outcome.marginals`."""
     error: str | None = None
 
     @model_validator(mode="before")

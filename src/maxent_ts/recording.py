@@ -46,6 +46,7 @@ def filled_record(record: Record, task: Task, reward: Reward, example: Example, 
             "trajectory": list(result.trajectory),
             "tree": None if outcome.tree is None else outcome.tree.statistics(),
             "info": {name: float(value) for name, value in outcome.info.items()},
+            "marginals": {answer: [one.probability, one.low, one.high] for answer, one in outcome.marginals.items()},
         }
     )
 

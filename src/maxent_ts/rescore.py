@@ -1,8 +1,8 @@
 """Rewards, evidence, answers and metrics of a run, computed again from the completions it stored. No model is loaded.
 
-What a search did stays as it was: its completions, which of them it chose, its weights, its bracket of log Z and its usage are
-those of the rewards it was run with. So a run scored with another reward tells what that reward says about these completions,
-not what a search for it would have found.
+What a search did stays as it was: its completions, which of them it chose, its weights, diagnostics, marginals and usage are those
+of the rewards and the parser it was run with. So a run scored with another reward tells what that reward says about these
+completions, not what a search for it would have found.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from maxent_ts.report.figures import curves
 from maxent_ts.report.grids import find_grids, grid_drawing, grid_table
 from maxent_ts.report.html import render_report, write_report
 from maxent_ts.report.measures import distinct_bigrams, distinct_share, length, perplexity
-from maxent_ts.report.results import class_table, confusion_drawing, diagnostics_table
+from maxent_ts.report.results import class_table, confusion_drawing, diagnostics_table, marginals_table
 from maxent_ts.report.tables import Column, Table
 from maxent_ts.report.tree_view import tree_svg
 
@@ -236,6 +236,24 @@ def test_every_diagnostic_of_any_name_is_in_the_table():
     table = diagnostics_table({"a": [one, other], "b": [make_record(0.0)]})
     assert [column.name for column in table.columns] == ["diagnostic", "a"]
     assert [list(row) for row in table.rows] == [["ess", 3.0], ["log_z_upper", None], ["never_seen_before", 1.0]]
+
+
+def test_probabilities_of_answers_are_shown_for_each_item_and_in_sum(finished, tmp_path):
+    """Catches marginals that stay in the file, a target without an entry left out of the mean, and ungraded items counted."""
+    one, other, ungraded, without = (make_record(0.0) for _ in range(4))
+    one.marginals, one.answer, one.target = {"a": [0.75, 0.5, 0.875], "b": [0.25, 0.125, 0.5]}, "a", "a"
+    other.marginals, other.answer, other.target = {"a": [0.5, 0.25, 0.75]}, "a", "c"
+    ungraded.marginals = {"a": [0.5, 0.25, 0.75]}
+    table = marginals_table({"m": [one, other, ungraded, without], "n": [without]})
+    assert [list(row) for row in table.rows] == [["m", 3, 0.625, 0.4375, 0.5, 0.375]]
+    shutil.copytree(finished.path, tmp_path / "run")
+    run = read_run(tmp_path / "run")
+    run.records[0].marginals = {"a": [0.28125, 0.15625, 0.59375], "<b>": [0.71875, 0.40625, 0.84375]}
+    page = render_report(run)
+    text = " ".join(" ".join(parse(page).text).split())
+    assert "π(answer) <b> 0.719 [0.406, 0.844] a 0.281 [0.156, 0.594]" in text
+    assert "Probabilities of answers" in text
+    assert "Probabilities of answers" not in render_report(finished)
 
 
 def test_tables_survive_every_format():

@@ -22,6 +22,7 @@ from maxent_ts.report.results import (
     distributions_table,
     duels_table,
     failures_table,
+    marginals_table,
     results_table,
 )
 from maxent_ts.report.scaling import scaling_drawing
@@ -95,8 +96,10 @@ def task_contents(run: Run, task: str) -> TaskContents:
         sections.append(Section("distributions", "What was written", drawings=drawings, tables=[distributions_table(good)]))
         sections.append(Section("scaling", "Scaling", drawings=[scaling_drawing(good)]))
     if any(record.info for records in good.values() for record in records):
-        table = diagnostics_table(good)
-        sections.append(Section("diagnostics", table.title, tables=[table]))
+        tables = [diagnostics_table(good)]
+        if any(record.marginals for records in good.values() for record in records):
+            tables.append(marginals_table(good))
+        sections.append(Section("diagnostics", tables[0].title, tables=tables))
     return TaskContents(task, groups, labels, comparisons, sections)
 
 

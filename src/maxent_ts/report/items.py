@@ -87,6 +87,7 @@ def _shown(label: str, record: Record) -> dict[str, Any]:
         "record": record,
         "parts": {name: part.get("value") if isinstance(part, Mapping) else part for name, part in parts.items()},
         "statements": statements,
+        "marginals": sorted(record.marginals.items(), key=lambda one: -one[1][0]),
         "evidence": "" if statements or not record.evidence else json.dumps(record.evidence, indent=2, ensure_ascii=False),
     }
 

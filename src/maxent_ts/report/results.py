@@ -22,6 +22,7 @@ __all__ = [
     "distributions_table",
     "duels_table",
     "failures_table",
+    "marginals_table",
     "results_table",
 ]
 
@@ -92,7 +93,7 @@ def diagnostics_table(groups: Groups) -> Table:
             found = [record.info[name] for record in groups[label] if name in record.info]
             row.append(_mean([value for value in found if math.isfinite(value)]))
         rows.append(row)
-    note = "Means over items of what each method says about its own search; infinite values are left out."
+    note = "Means over items of what each method says about its own search; values that are not finite are left out."
     return Table(
         "diagnostics",
         "Certificates and diagnostics",
@@ -100,6 +101,34 @@ def diagnostics_table(groups: Groups) -> Table:
         rows,
         note,
     )
+
+
+def marginals_table(groups: Groups) -> Table:
+    """Return what the estimates of π(answer) say about the answers that were returned, and how sure they are."""
+    names = ("items", "π(returned answer)", "width of interval", "accuracy", "π(target)")
+    rows = []
+    for label, records in groups.items():
+        found = [record for record in records if record.marginals]
+        if not found:
+            continue
+        graded = [record for record in found if record.target is not None]
+        returned = [record.marginals[record.answer] for record in found if record.answer in record.marginals]
+        rows.append(
+            [
+                label,
+                len(found),
+                _mean(probability for probability, _, _ in returned),
+                _mean(high - low for _, low, high in returned),
+                _mean(float(record.answer == record.target) for record in graded),
+                # An answer that nothing evaluated gives has no entry, and so an estimate of 0.
+                _mean(record.marginals.get(str(record.target), [0.0])[0] for record in graded),
+            ]
+        )
+    note = (
+        "Means over the items for which the method estimated π(answer) from fresh draws. Where π knows what is right, the "
+        "probability of the returned answer is near the accuracy."
+    )
+    return Table("marginals", "Probabilities of answers", [Column("method"), *map(Column, names)], rows, note)
 
 
 def class_table(groups: Groups, labels: Sequence[str]) -> Table:
