@@ -16,7 +16,7 @@ from maxent_ts.rescore import rescore
 from .evaluation_fakes import FreeTask, LetterTask, score_e
 from .test_evaluate import FAKES, make, run_letters
 
-SEARCHES = tuple(name for name in METHODS if name != "exact")
+SEARCHES = tuple(name for name in METHODS if name not in ("exact", "exact_sample"))  # the reward here has no known bound
 
 
 @pytest.fixture(scope="module")

@@ -192,6 +192,12 @@ def test_a_file_system_without_locks_is_refused(tmp_path, monkeypatch):
         RunDirectory(tmp_path, make_info())
 
 
+def differences(rows):
+    """What a paired comparison is about; its interval is of another kind today."""
+    names = ("method", "baseline", "metric", "difference", "p_value", "n", "wins", "ties", "losses")
+    return sorted(tuple(row[name] for name in names) for row in rows)
+
+
 def test_a_run_of_the_first_format_is_read_and_never_written(tmp_path):
     """Catches a migration that loses figures, and records of two formats in one file."""
     path = tmp_path / "old"
@@ -201,7 +207,9 @@ def test_a_run_of_the_first_format_is_read_and_never_written(tmp_path):
     stored = json.loads((path / "summary.json").read_text())
     assert [one.key for one in run.records] == [("letters", method, f"item/{i}") for i in (0, 1) for method in METHODS]
     assert all(one.texts == [] and one.text is not None and one.max_generated_tokens == 20 for one in run.records)
-    assert {key: value for key, value in summarize(run).items() if key in stored} == stored
+    found = summarize(run)
+    assert differences(found.pop("comparisons")) == differences(stored.pop("comparisons"))
+    assert {key: value for key, value in found.items() if key in stored} == stored
     config = make(tmp_path, methods=METHODS, limit=2, num_rollouts=4, max_new_tokens=5, tilt=2.0, output_dir=path)
     with pytest.raises(RunDirectoryError, match=r"format 1.*--output-dir"):
         run_letters(config)
@@ -209,8 +217,12 @@ def test_a_run_of_the_first_format_is_read_and_never_written(tmp_path):
         rescore(path, tmp_path / "rescored", tasks=[LetterTask()])
     assert before == {file.name: file.read_bytes() for file in path.iterdir() if file.is_file() and file.name != ".lock"}
     again = run_letters(config, overwrite=True)
-    old = {one.key: (one.text, one.reward, one.logprob, one.rewards) for one in run.records}
-    assert {one.key: (one.text, one.reward, one.logprob, one.rewards) for one in again.records} == old
+    found, old = (
+        # maxent goes by another rule since.
+        {one.key: (one.text, one.reward, one.logprob, one.rewards) for one in some.records if one.method != "maxent"}
+        for some in (again, run)
+    )
+    assert found == old
 
 
 def test_a_run_of_a_later_version_is_refused_by_its_name(tmp_path):
