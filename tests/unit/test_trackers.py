@@ -141,23 +141,29 @@ rows = SQLiteStorage.get_logs("maxent-ts", name)
 print(json.dumps({"name": name, "rows": [{key: value for key, value in row.items() if "/" in key} for row in rows]}))
 """,
     "wandb": """
-import glob, struct
+import glob, struct, time
 from wandb.proto import wandb_internal_pb2
-data, rows, name, position, whole = open(glob.glob("wandb/offline-run-*/*.wandb")[0], "rb").read(), [], None, 7, b""
-while position + 7 <= len(data):  # LevelDB's log: blocks of 32 KiB, and parts of a record marked whole, first, middle, last
-    if 32768 - position % 32768 < 7:
-        position += 32768 - position % 32768
-        continue
-    _, size, kind = struct.unpack_from("<IHB", data, position)
-    whole += data[position + 7 : position + 7 + size]
-    position += 7 + size
-    if kind in (1, 4):
-        record, whole = wandb_internal_pb2.Record.FromString(whole), b""
-        name = record.run.display_name or name
-        if record.HasField("history"):
-            items = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
-            rows.append({key: value for key, value in items.items() if "/" in key})
-print(json.dumps({"name": name, "rows": rows}))
+
+def records(data):  # LevelDB's log: blocks of 32 KiB, and parts of a record marked whole, first, middle, last
+    position, whole = 7, b""
+    while position + 7 <= len(data):
+        if 32768 - position % 32768 < 7:
+            position += 32768 - position % 32768
+            continue
+        _, size, kind = struct.unpack_from("<IHB", data, position)
+        whole += data[position + 7 : position + 7 + size]
+        position += 7 + size
+        if kind in (1, 4) and position <= len(data):
+            yield wandb_internal_pb2.Record.FromString(whole)
+            whole = b""
+
+found, deadline = [], time.monotonic() + 60
+while not any(record.HasField("exit") for record in found) and time.monotonic() < deadline:
+    time.sleep(0.05)  # wandb's service writes the file, and may still be at it
+    found = list(records(open(glob.glob("wandb/offline-run-*/*.wandb")[0], "rb").read()))
+names = [record.run.display_name for record in found if record.run.display_name]
+items = [{item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item} for record in found]
+print(json.dumps({"name": names[-1], "rows": [{key: value for key, value in row.items() if "/" in key} for row in items]}))
 """,
     "mlflow": """
 import mlflow
