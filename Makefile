@@ -13,7 +13,7 @@ test: .venv/dev.stamp
 	$(BIN)/ruff format --check
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 docs: .venv/dev.stamp
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs site
