@@ -1,9 +1,9 @@
-# Two commands: `make demo` and `make test`. Both make .venv when it is missing or its pins have changed.
+# Two commands: `make demo` and `make test`. Both make .venv when it is missing or its pins have changed. `make docs` writes site/.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test venv clean
+.PHONY: demo docs test venv clean
 
 demo: .venv/demo.stamp
 	$(BIN)/maxent-ts eval demo
@@ -13,7 +13,10 @@ test: .venv/dev.stamp
 	$(BIN)/ruff format --check
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+
+docs: .venv/dev.stamp
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs site
 
 venv: .venv/dev.stamp
 
@@ -29,4 +32,4 @@ venv: .venv/dev.stamp
 	touch $@
 
 clean:
-	rm -rf .venv build dist src/*.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv build dist site src/*.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -20,9 +20,9 @@ from yardstick.language import character_ngram, verses
 
 from maxent_ts.config import RunConfig
 from maxent_ts.engines.table import TableEngine
-from maxent_ts.evaluate import plan
 from maxent_ts.fingerprint import example_seed
 from maxent_ts.loading import load_engine
+from maxent_ts.planning import plan
 from maxent_ts.registry import METHODS, load
 from maxent_ts.search.run import SearchJob, run_searches
 from maxent_ts.types import Budget, Policy, Tokens

@@ -28,7 +28,7 @@ import numpy as np
 from reward_families import EMBEDDED_BUDGETS, FAMILIES, Instance, LoggedReward, embedded, instance
 from scipy.stats import rankdata
 
-from maxent_ts.metrics import paired_difference
+from maxent_ts.paired import paired_difference
 from maxent_ts.registry import METHODS, load
 from maxent_ts.search.run import SearchJob, SearchResult, run_searches
 from maxent_ts.types import Budget, Policy

@@ -6,7 +6,6 @@ that names the nearest known one, never something to be ignored.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import inspect
 import json
@@ -21,11 +20,15 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from maxent_ts.errors import SettingError, UnknownNameError
 from maxent_ts.presets import DEFAULT_METHODS, DEFAULT_PRESET, DEMO_TASKS, EMBEDDED_MODEL, PRESETS
+from maxent_ts.registry import METHODS_OF_ONE_COMPLETION, unknown_name
 
 __all__ = ["MethodConfig", "RunConfig", "check_settings", "expand_tasks", "make_config", "parse_assignments"]
 
-EXECUTION_FIELDS = frozenset({"output_dir", "batch_size", "max_concurrent", "save_trees"})
+EXECUTION_FIELDS = frozenset({"output_dir", "batch_size", "max_concurrent", "save_trees", "max_total_tokens", "max_seconds"})
 """Fields that say how a run is carried out, not what it computes: they may change when a run is continued."""
+
+VARIANT_FIELDS = ("num_rollouts", "max_new_tokens", "tilt", "seed")
+"""Fields of the run that a variant of a method may have its own value of."""
 
 
 ARBITRARY_TYPES = ConfigDict(arbitrary_types_allowed=True)
@@ -33,13 +36,34 @@ ARBITRARY_TYPES = ConfigDict(arbitrary_types_allowed=True)
 
 
 class MethodConfig(BaseModel):
-    """A method, what it was told, and λ where it differs from the run's."""
+    """A variant of a method: its settings, and λ, budget and seed where they differ from the run's.
+
+    A run holds any number of variants of a method, told apart by their labels. In a plain evaluation there is one of each.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     settings: dict[str, Any] = Field(default_factory=dict)
-    tilt: float | None = None
+    tilt: float | None = Field(default=None, ge=0)
+    num_rollouts: int | None = Field(default=None, ge=1)
+    max_new_tokens: int | None = Field(default=None, ge=1)
+    generated_tokens: int | None = Field(default=None, ge=1)
+    """Budget of one search. None is num_rollouts × max_new_tokens if one of them is given here, else the run's."""
+    seed: int | None = Field(default=None, ge=0)
+    shown: tuple[str, ...] = ()
+    """What the label shows besides the name: the fields and settings that tell this variant from others of its method."""
+
+    @property
+    def label(self) -> str:
+        """What this variant is called in records and tables, such as `maxent[num_rollouts=10, tilt=2]`."""
+        return self.label_without(())
+
+    def label_without(self, names: Sequence[str]) -> str:
+        """Return the label with some of what it shows left out."""
+        values = {**{name: getattr(self, name) for name in VARIANT_FIELDS}, **self.settings}
+        shown = [f"{name}={_short(values[name])}" for name in self.shown if name not in names]
+        return f"{self.name}[{', '.join(shown)}]" if shown else self.name
 
 
 class RunConfig(BaseModel):
@@ -79,6 +103,10 @@ class RunConfig(BaseModel):
     """Searches under way at once: enough to fill a batch, few enough that a search finds its keys and values where it left them."""
     save_trees: int = Field(default=1, ge=0)
     """Search trees kept for each task: those of the first examples, of every method that grows one."""
+    max_total_tokens: int | None = Field(default=None, ge=1)
+    """Generated tokens of the whole run directory, earlier starts included; a search starts only if its budget still fits."""
+    max_seconds: float | None = Field(default=None, gt=0)
+    """Wall time of this start, from the first search on; what is not finished by then is dropped and not recorded."""
 
     @model_validator(mode="before")
     @classmethod
@@ -89,7 +117,7 @@ class RunConfig(BaseModel):
         filled = dict(values)
         preset = filled.get("preset", DEFAULT_PRESET)
         if preset not in PRESETS:
-            raise UnknownNameError(_unknown("preset", str(preset), PRESETS))
+            raise UnknownNameError(unknown_name("preset", str(preset), PRESETS))
         for name in ("num_rollouts", "max_new_tokens"):
             if filled.get(name) is None:
                 filled[name] = getattr(PRESETS[preset], name)
@@ -100,15 +128,18 @@ class RunConfig(BaseModel):
     @model_validator(mode="after")
     def _agree(self) -> RunConfig:
         """Check what needs more than one field."""
-        for kind, names in (("task", self.tasks), ("method", [method.name for method in self.methods])):
+        for kind, names in (("task", self.tasks), ("method", [method.label for method in self.methods])):
             twice = sorted({name for name in names if list(names).count(name) > 1})
             if twice:
                 raise SettingError(f"The {kind} '{twice[0]}' is named twice. Name each {kind} once.")
-        if self.generated_tokens < self.max_new_tokens:
-            raise SettingError(
-                f"A budget of {self.generated_tokens} generated tokens has no room for one completion of max_new_tokens = "
-                f"{self.max_new_tokens}. Raise the budget or lower max_new_tokens."
-            )
+        for budget, length in [(one.generated_tokens, one.max_new_tokens) for one in (self, *map(self.resolved, self.methods))]:
+            assert budget is not None
+            assert length is not None
+            if budget < length:
+                raise SettingError(
+                    f"A budget of {budget} generated tokens has no room for one completion of max_new_tokens = {length}. "
+                    "Raise the budget or lower max_new_tokens."
+                )
         if self.reward_weights and len(self.reward_weights) != len(self.rewards):
             raise SettingError(
                 f"{len(self.reward_weights)} reward weights were given for {len(self.rewards)} rewards. "
@@ -117,6 +148,17 @@ class RunConfig(BaseModel):
         if not all(math.isfinite(weight) for weight in self.reward_weights):
             raise SettingError(f"Reward weights must be finite numbers, but are {list(self.reward_weights)}.")
         return self
+
+    def resolved(self, method: MethodConfig) -> MethodConfig:
+        """Return a variant with the run's values filled in where it has none of its own."""
+        values = {name: getattr(self if getattr(method, name) is None else method, name) for name in VARIANT_FIELDS}
+        budget = method.generated_tokens
+        if budget is None:
+            own_budget = method.num_rollouts is not None or method.max_new_tokens is not None
+            budget = values["num_rollouts"] * values["max_new_tokens"] if own_budget else self.generated_tokens
+            if method.name in METHODS_OF_ONE_COMPLETION:
+                budget = values["max_new_tokens"]
+        return method.model_copy(update={**values, "generated_tokens": budget})
 
     def meaning(self) -> dict[str, Any]:
         """Return the fields that the results depend on, as plain JSON values."""
@@ -136,7 +178,7 @@ def make_config(**values: Any) -> RunConfig:
     given = {name: value for name, value in values.items() if value is not None}
     for name in given:
         if name not in RunConfig.model_fields:
-            raise UnknownNameError(_unknown("setting", name, RunConfig.model_fields))
+            raise UnknownNameError(unknown_name("setting", name, RunConfig.model_fields))
     try:
         return RunConfig(**given)
     except ValidationError as error:
@@ -169,7 +211,7 @@ def parse_assignments(assignments: Sequence[str], methods: Sequence[str]) -> dic
             raise SettingError(f"--set takes method.key=value, such as maxent.tilt=4, but got '{assignment}'.")
         if method not in settings:
             raise UnknownNameError(
-                _unknown("method taking part", method, settings) + f" Add --method {method} if it should take part."
+                unknown_name("method taking part", method, settings) + f" Add --method {method} if it should take part."
             )
         if key in settings[method]:
             raise SettingError(f"--set gives {method}.{key} twice. Give it once.")
@@ -197,7 +239,7 @@ def check_settings(name: str, factory: Callable[..., Any], settings: Mapping[str
     for key in settings:
         if key not in parameters:
             known = parameters if parameters else ()
-            raise UnknownNameError(_unknown(f"setting of '{name}'", key, known))
+            raise UnknownNameError(unknown_name(f"setting of '{name}'", key, known))
     for key, parameter in parameters.items():
         if parameter.default is parameter.empty and key not in settings:
             raise SettingError(f"The method '{name}' needs a value for '{key}'. Give it with --set {name}.{key}=VALUE.")
@@ -217,12 +259,9 @@ def _coerce(name: str, factory: Callable[..., Any], parameter: inspect.Parameter
         raise SettingError(f"The setting '{parameter.name}' of '{name}' cannot be {value!r}: {message}.") from error
 
 
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def _are_numbers(*values: Any) -> bool:
     return all(isinstance(value, int) for value in values)
-
-
-def _unknown(kind: str, name: str, known: Any) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
-    listed = f" Known: {', '.join(sorted(known))}." if known else " It has none."
-    return f"There is no {kind} named '{name}'.{hint}{listed}"

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib.util
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from maxent_ts.tasks.base import Example
 
-__all__ = ["example_seed", "fingerprint_examples", "hardware", "plain", "versions"]
+__all__ = ["example_seed", "fingerprint_examples", "fingerprint_sources", "hardware", "plain", "versions"]
 
 
 def example_seed(example_id: str) -> int:
@@ -29,6 +30,23 @@ def fingerprint_examples(examples: Sequence[Example]) -> str:
         line = json.dumps([example.id, plain(example.prompt), plain(dict(example.inputs))], sort_keys=True)
         digest.update(line.encode() + b"\n")
     return digest.hexdigest()
+
+
+def fingerprint_sources(specs: Iterable[str]) -> dict[str, str]:
+    """Return the SHA-256, in hexadecimal, of the file behind each name of the form `file.py:name` or `module:name`.
+
+    What such a file imports does not count. Names of this package's registries have no file of the user's and are left out.
+    """
+    found = {}
+    for spec in sorted(set(specs)):
+        place, colon, _ = spec.rpartition(":")
+        if not colon:
+            continue
+        module = None if place.endswith(".py") else importlib.util.find_spec(place)
+        file = Path(place) if module is None else Path(module.origin or "")
+        if file.is_file():
+            found[spec] = hashlib.sha256(file.read_bytes()).hexdigest()
+    return found
 
 
 def plain(value: Any) -> Any:

@@ -18,7 +18,7 @@ from maxent_ts.search.run import SearchJob, run_searches
 from maxent_ts.tree import Tree
 from maxent_ts.types import Budget, Completion, Outcome, Policy, Prompt, Usage
 
-__all__ = ["Generation", "generate"]
+__all__ = ["Generation", "as_reward", "generate"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ def generate(
         seed=(seed, 0),
         inputs=dict(inputs or {}),
     )
-    (result,) = run_searches([job], engine, _as_reward(reward), answer_fn=answer_fn)
+    (result,) = run_searches([job], engine, as_reward(reward), answer_fn=answer_fn)
     if result.error is not None:
         raise result.error
     assert result.outcome is not None
@@ -144,7 +144,8 @@ def _as_engine(model: str | Path | Any, tokenizer: Any) -> Engine:
     return build(model, tokenizer, dtype="auto")
 
 
-def _as_reward(reward: str | RewardFunction | Reward) -> Reward:
+def as_reward(reward: str | RewardFunction | Reward) -> Reward:
+    """Return the reward that a name, a function with TRL's signature, or a reward stands for."""
     if isinstance(reward, str):
         return load_reward(reward)
     return cast(Reward, reward) if hasattr(reward, "explain") else from_function(reward)

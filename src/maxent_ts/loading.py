@@ -18,7 +18,7 @@ from maxent_ts.config import MethodConfig, RunConfig, check_settings
 from maxent_ts.engines.base import Engine
 from maxent_ts.errors import MaxentError, MissingExtraError, ModelError, SettingError, UnknownNameError
 from maxent_ts.presets import EMBEDDED_MODEL
-from maxent_ts.registry import ENGINES, METHODS, TASKS, load
+from maxent_ts.registry import ENGINES, METHODS, TASKS, load, nearest_name
 from maxent_ts.search.base import SearchFactory
 from maxent_ts.tasks.base import Task
 
@@ -49,7 +49,8 @@ def load_named(table: Mapping[str, str], name: str, kind: str) -> Any:
             raise MissingExtraError(error.name, "hf") from error
     module = _import_file(Path(module_name), kind) if module_name.endswith(".py") else _import_module(module_name, kind)
     if not hasattr(module, attribute):
-        raise UnknownNameError(f"The {kind} '{name}' was not found: {module_name} has no '{attribute}'.")
+        hint = nearest_name(attribute, [one for one in vars(module) if not one.startswith("_")])
+        raise UnknownNameError(f"The {kind} '{name}' was not found: {module_name} has no '{attribute}'.{hint}")
     return getattr(module, attribute)
 
 

@@ -5,7 +5,6 @@ scipy and scikit-learn are imported where they are used: the command line's help
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,20 +15,12 @@ from maxent_ts.errors import SettingError
 
 __all__ = [
     "Correlation",
-    "PairedDifference",
     "accuracy",
     "correlation",
     "macro_f1",
     "mean_ci95",
-    "paired_difference",
     "valid_answer_rate",
 ]
-
-NUM_RESAMPLES = 9999
-"""Of the bootstrap and of the permutation test."""
-
-MAX_ENUMERATED_PAIRS = 12
-"""Up to this many pairs that differ, all sign patterns are enumerated rather than drawn."""
 
 
 def accuracy(answers: Sequence[str | None], targets: Sequence[str]) -> float | None:
@@ -85,88 +76,6 @@ def mean_ci95(values: Sequence[float]) -> tuple[float, float] | None:
     half = float(stdtrit(sample.size - 1, 0.975)) * float(sample.std(ddof=1)) / math.sqrt(sample.size)
     mean = float(sample.mean())
     return mean - half, mean + half
-
-
-@dataclass(frozen=True, slots=True)
-class PairedDifference:
-    """How much more `a` has than `b` on the same items."""
-
-    mean: float
-    """Mean of a − b."""
-    ci95: tuple[float, float] | None
-    """Bias-corrected and accelerated bootstrap interval over items; None for fewer than two items."""
-    p_value: float
-    """Two-sided sign-flip permutation test of "a and b are exchangeable within each item"."""
-    num_pairs: int
-
-
-def paired_difference(a: Sequence[float], b: Sequence[float], seed: int = 0) -> PairedDifference | None:
-    """Compare two methods on the same items, item by item.
-
-    The interval is the BCa bootstrap's (Efron 1987; `scipy.stats.bootstrap` on the differences). Where all differences are equal
-    it has zero width. The p value flips the signs of the differences: all patterns for up to 12 differences other than 0, else
-    9999 random ones with the add-one rule (Phipson and Smyth 2010).
-
-    Args:
-        a: One value per item.
-        b: One value per item, in the same order.
-        seed: Of the resampling.
-
-    Returns:
-        The difference; None without items.
-    """
-    _same_length(a, b)
-    differences = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
-    if not differences.size:
-        return None
-    rng = np.random.default_rng(seed)
-    return PairedDifference(
-        mean=float(differences.mean()),
-        ci95=_bootstrap(differences, rng),
-        p_value=_sign_flip(differences, rng),
-        num_pairs=int(differences.size),
-    )
-
-
-def _bootstrap(differences: np.ndarray, rng: np.random.Generator) -> tuple[float, float] | None:
-    from scipy import stats
-
-    if differences.size < 2:
-        return None
-    low, width = float(differences.min()), float(np.ptp(differences))
-    if width == 0:
-        return low, low
-    # On [0, 1], where differences that vary in their last digits only do not make the acceleration 0/0. BCa is equivariant.
-    scaled = (differences - low) / width
-    interval = stats.bootstrap(
-        (scaled,),
-        np.mean,
-        n_resamples=NUM_RESAMPLES,
-        method="BCa",
-        batch=_batch_size(differences),
-        random_state=rng,  # pyright: ignore[reportCallIssue] (named rng from scipy 1.15 on, which takes this name too)
-    ).confidence_interval
-    return low + width * float(interval.low), low + width * float(interval.high)
-
-
-def _sign_flip(differences: np.ndarray, rng: np.random.Generator) -> float:
-    sizes = np.abs(differences[differences != 0])
-    # Sums that are equal but for rounding count as equal.
-    observed = abs(float(differences.sum())) - 1e-12 * float(sizes.sum())
-    if sizes.size <= MAX_ENUMERATED_PAIRS:
-        patterns = np.array(list(itertools.product((-1.0, 1.0), repeat=sizes.size)))
-        return float(np.mean(np.abs(patterns @ sizes) >= observed))
-    num_extreme = 0
-    for start in range(0, NUM_RESAMPLES, _batch_size(sizes)):
-        rows = min(_batch_size(sizes), NUM_RESAMPLES - start)
-        signs = 2.0 * rng.integers(0, 2, (rows, sizes.size), dtype=np.int8) - 1.0
-        num_extreme += int(np.count_nonzero(np.abs(signs @ sizes) >= observed))
-    return (num_extreme + 1) / (NUM_RESAMPLES + 1)
-
-
-def _batch_size(values: np.ndarray) -> int:
-    """Return how many resamples fit into about 16 MB."""
-    return max(1, 2**21 // values.size)
 
 
 @dataclass(frozen=True, slots=True)

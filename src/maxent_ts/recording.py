@@ -8,7 +8,7 @@ from typing import Any
 
 from maxent_ts.engines.base import Engine
 from maxent_ts.fingerprint import plain
-from maxent_ts.records import ExampleRecord, Record, ScoredCompletion
+from maxent_ts.records import ExampleRecord, Record
 from maxent_ts.rewards.base import Reward
 from maxent_ts.search.run import SearchResult
 from maxent_ts.tasks.base import Example, Task
@@ -16,15 +16,12 @@ from maxent_ts.types import Completion, Embeddings, Outcome, Prompt, TimeSeriesP
 
 __all__ = ["example_record", "filled_record", "readable_prompt", "tree_with_texts", "with_evidence"]
 
-NUM_COMPLETIONS_KEPT = 5
-
 
 def filled_record(record: Record, task: Task, reward: Reward, example: Example, outcome: Outcome, result: SearchResult) -> Record:
     """Return the record with everything there is to say about an outcome."""
     best = outcome.best
     answers = [task.answer(completion.text) for completion in outcome.completions] if task.labels else []
     answer = answers[outcome.chosen[0]] if answers else None
-    heaviest = sorted(range(len(outcome.completions)), key=lambda i: (i != outcome.chosen[0], -outcome.weights[i]))
     (evidence,) = _evidence(reward, example, [best])
     return record.model_copy(
         update={
@@ -37,25 +34,19 @@ def filled_record(record: Record, task: Task, reward: Reward, example: Example, 
             "answer": answer,
             "correct": answer == example.target if task.labels and example.target is not None else None,
             "num_completions": len(outcome.completions),
-            "completions": [
-                ScoredCompletion(
-                    text=outcome.completions[i].text,
-                    reward=outcome.completions[i].reward,
-                    logprob=outcome.completions[i].logprob,
-                    weight=outcome.weights[i],
-                    finish_reason=outcome.completions[i].finish_reason,
-                    answer=answers[i] if answers else None,
-                    num_tokens=len(outcome.completions[i].tokens),
-                )
-                for i in heaviest[:NUM_COMPLETIONS_KEPT]
-            ],
+            "chosen": list(outcome.chosen),
+            "texts": [completion.text for completion in outcome.completions],
+            "completion_ids": [list(completion.tokens) for completion in outcome.completions],
+            "finish_reasons": [completion.finish_reason for completion in outcome.completions],
             "rewards": [completion.reward for completion in outcome.completions],
             "logprobs": [completion.logprob for completion in outcome.completions],
+            "weights": list(outcome.weights),
             "answers": answers,
             "usage": asdict(result.usage),
             "trajectory": list(result.trajectory),
             "tree": None if outcome.tree is None else outcome.tree.statistics(),
             "info": {name: float(value) for name, value in outcome.info.items()},
+            "marginals": {answer: [one.probability, one.low, one.high] for answer, one in outcome.marginals.items()},
         }
     )
 

@@ -3,9 +3,11 @@
 runs/<name>/
   run.json         configuration, versions, engine, fingerprints, machine, status
   examples.jsonl   the items: prompt, series, target
-  samples.jsonl    one record per (task, method, example), appended and synced to disk as each is finished
-  trees/           search trees of a few examples
+  samples.jsonl    one record per (task, variant of a method, example), appended and synced to disk as each is finished
+  trees/           search trees of a few examples, compressed
   summary.json     means, intervals and comparisons
+
+`docs/records.md` describes the fields, `docs/record-schema.json` is the JSON Schema of a line of samples.jsonl.
 """
 
 from __future__ import annotations
@@ -13,93 +15,35 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from maxent_ts.config import MethodConfig
 from maxent_ts.errors import RunDirectoryError
+from maxent_ts.migration import migrated_record
+from maxent_ts.record import FORMAT, Key, Record, ScoredCompletion
 
 __all__ = [
+    "FORMAT",
     "ExampleRecord",
     "Key",
     "Record",
     "Run",
     "RunInfo",
     "ScoredCompletion",
+    "read_info",
     "read_lines",
-    "read_model",
     "read_run",
+    "read_samples",
     "read_tree",
     "tree_path",
 ]
 
-Key = tuple[str, str, str]
-"""(task, method, example id). Settings and seed are the run directory's: all its records share them."""
-
 Model = TypeVar("Model", bound=BaseModel)
-
-
-class ScoredCompletion(BaseModel):
-    """A completion as it is stored."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    text: str
-    reward: float | None
-    logprob: float
-    weight: float
-    finish_reason: str
-    answer: str | None
-    num_tokens: int
-
-
-class Record(BaseModel):
-    """One search on one item. The completion is the one the method chose; without one, `error` says why."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    task: str
-    method: str
-    settings: dict[str, Any]
-    tilt: float
-    example_id: str
-    seed: list[int]
-    text: str | None = None
-    tokens: list[int] = []
-    logprob: float | None = None
-    finish_reason: str | None = None
-    reward: float | None = None
-    evidence: dict[str, Any] = {}
-    """What the rewards say about the completion: `Reward.explain`."""
-    answer: str | None = None
-    target: str | None = None
-    correct: bool | None = None
-    """Whether the answer is the target; None for a task without labels."""
-    num_completions: int = 0
-    """Distinct completions evaluated."""
-    completions: list[ScoredCompletion] = []
-    """A few of them, the heaviest first."""
-    rewards: list[float | None] = []
-    """Of all of them, in order of evaluation."""
-    logprobs: list[float] = []
-    """Of all of them, aligned with `rewards`."""
-    answers: list[str | None] = []
-    """Of all of them, aligned with `rewards`; empty for a task without labels."""
-    usage: dict[str, float] = {}
-    trajectory: list[tuple[int, float]] = []
-    """(generated tokens so far, best reward so far)."""
-    tree: dict[str, float] | None = None
-    """Size and shape of the search tree: `Tree.statistics`."""
-    info: dict[str, float] = {}
-    error: str | None = None
-
-    @property
-    def key(self) -> Key:
-        """What names this record in its run."""
-        return (self.task, self.method, self.example_id)
 
 
 class ExampleRecord(BaseModel):
@@ -122,8 +66,9 @@ class RunInfo(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    format: Literal[1] = 1
-    status: Literal["running", "finished", "interrupted"] = "running"
+    format: Literal[1, 2] = FORMAT
+    status: Literal["running", "finished", "interrupted", "capped"] = "running"
+    """`capped`: ended at --max-total-tokens or --max-seconds before everything was done."""
     started: str
     """ISO 8601, UTC."""
     finished: str | None = None
@@ -135,13 +80,30 @@ class RunInfo(BaseModel):
     """What they do not depend on, such as the batch size."""
     engine: dict[str, Any]
     rewards: dict[str, dict[str, Any]]
-    """For each task: name, parts, range."""
+    """For each task: name, range, names of the parts with their weights."""
     data: dict[str, dict[str, Any]]
     """For each task: number of items, SHA-256 of ids, prompts and inputs."""
+    sources: dict[str, str] = {}
+    """For every task, method, reward or engine that is a user's own, `file.py:name`: SHA-256 of the file."""
     skipped: dict[str, dict[str, str]] = {}
-    """For each task, methods that do not apply, and why."""
+    """For each task, variants of methods that do not apply, and why."""
+    unrecorded_tokens: int = 0
+    """Generated by searches that were stopped before their end. What kill -9 takes is not known and not counted."""
+    rescored: dict[str, Any] | None = None
+    """For a run made by `maxent-ts rescore`: the run whose completions it has, and the rewards they were searched with."""
     versions: dict[str, str | None]
     hardware: dict[str, Any]
+
+    @property
+    def variants(self) -> list[MethodConfig]:
+        """The methods as they take part, in the order of the configuration."""
+        return [MethodConfig.model_validate(one) for one in self.config.get("methods", [])]
+
+    @property
+    def num_searches(self) -> int:
+        """How many searches the whole run is made of."""
+        num_variants = len(self.config.get("methods", []))
+        return sum(facts["num_items"] * (num_variants - len(self.skipped.get(task, {}))) for task, facts in self.data.items())
 
 
 class Run(BaseModel):
@@ -152,28 +114,31 @@ class Run(BaseModel):
     examples: dict[tuple[str, str], ExampleRecord]
     """By (task, example id), in the order of the tasks."""
     records: list[Record]
-    """The latest record of each key, ordered by task, method and example."""
+    """The latest record of each key, ordered by task, example and variant."""
     summary: dict[str, Any] | None
 
     def trees(self) -> list[tuple[str, str, Path]]:
-        """The stored search trees as (task, method, file)."""
-        return [(file.parent.parent.name, file.parent.name, file) for file in sorted(self.path.glob("trees/*/*/*.json.gz"))]
+        """The stored search trees as (task, variant, file)."""
+        files = sorted(self.path.glob("trees/*/*/*.json.gz"))
+        return [(unquote(file.parent.parent.name), unquote(file.parent.name), file) for file in files]
 
 
 def read_run(path: Path) -> Run:
-    """Read a run directory, finished or not.
+    """Read a run directory, finished or not, of this or an older format.
 
     Raises:
-        RunDirectoryError: if it is none, or a file in it is damaged.
+        RunDirectoryError: if it is none, a file in it is damaged, or a later version of this package wrote it.
     """
     if not (path / "run.json").exists():
         raise RunDirectoryError(f"'{path}' is not a run directory: it has no run.json. Make one with: maxent-ts eval demo")
-    info = read_model(path / "run.json", RunInfo)
+    info = read_info(path)
     examples = {(one.task, one.id): one for one in read_lines(path / "examples.jsonl", ExampleRecord)}
-    latest = {record.key: record for record in read_lines(path / "samples.jsonl", Record)}
-    rank = {key: index for index, key in enumerate(examples)}
-    methods = {method["name"]: index for index, method in enumerate(info.config.get("methods", []))}
-    records = sorted(latest.values(), key=lambda one: (rank.get((one.task, one.example_id), len(rank)), methods.get(one.method, 0)))
+    latest = {record.key: record for record in read_samples(path, info)}
+    items = {key: index for index, key in enumerate(examples)}
+    variants = {variant.label: index for index, variant in enumerate(info.variants)}
+    records = sorted(
+        latest.values(), key=lambda one: (items.get((one.task, one.example_id), len(items)), variants.get(one.variant, 0))
+    )
     summary = None
     if (path / "summary.json").exists():
         try:
@@ -185,8 +150,34 @@ def read_run(path: Path) -> Run:
     return Run(path=path, info=info, examples=examples, records=records, summary=summary)
 
 
+def read_info(path: Path) -> RunInfo:
+    """Read `run.json` of a run directory, of this or an older format.
+
+    Raises:
+        RunDirectoryError: if it is missing or damaged, or a later version of this package wrote it.
+    """
+    file = path / "run.json"
+    try:
+        values = json.loads(file.read_bytes())
+        found = values.get("format") if isinstance(values, dict) else None
+        if isinstance(found, int) and found > FORMAT:
+            raise RunDirectoryError(
+                f"The run directory '{path}' has format {found}, and this version of maxent-ts reads formats up to {FORMAT}. "
+                f"It was written by maxent-ts {values.get('versions', {}).get('maxent-ts')}: install that version or a later one."
+            )
+        return RunInfo.model_validate(values)
+    except (OSError, ValueError) as error:
+        raise RunDirectoryError(f"'{file}' cannot be read: {_first_line(error)}. Start over with --overwrite.") from error
+
+
+def read_samples(path: Path, info: RunInfo) -> Iterator[Record]:
+    """Read the records of a run directory in the order in which they were finished; see `read_lines`."""
+    migrate = (lambda values: migrated_record(values, info.config)) if info.format == 1 else None
+    yield from read_lines(path / "samples.jsonl", Record, migrate)
+
+
 def read_tree(file: Path) -> dict[str, Any]:
-    """Read a stored search tree.
+    """Read a stored search tree: what `Tree.to_dict` gave, with texts, and `task`, `method` (the variant), `example_id`.
 
     Raises:
         RunDirectoryError: if the file is missing or damaged.
@@ -199,25 +190,18 @@ def read_tree(file: Path) -> dict[str, Any]:
         ) from error
 
 
-def tree_path(path: Path, task: str, method: str, example_id: str) -> Path:
+def tree_path(path: Path, task: str, variant: str, example_id: str) -> Path:
     """Where a search tree is stored."""
-    return path / "trees" / quote(task, safe="") / quote(method, safe="") / f"{quote(example_id, safe='')}.json.gz"
+    return path / "trees" / quote(task, safe="") / quote(variant, safe="") / f"{quote(example_id, safe='')}.json.gz"
 
 
-def read_model(file: Path, model: type[Model]) -> Model:
-    """Read a JSON file.
-
-    Raises:
-        RunDirectoryError: if it is missing or damaged.
-    """
-    try:
-        return model.model_validate_json(file.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise RunDirectoryError(f"'{file}' cannot be read: {_first_line(error)}. Start over with --overwrite.") from error
-
-
-def read_lines(file: Path, model: type[Model]) -> Iterator[Model]:
+def read_lines(file: Path, model: type[Model], migrate: Callable[[Any], Any] | None = None) -> Iterator[Model]:
     """Read a JSON Lines file, which may be missing; a half-written last line is passed over.
+
+    Args:
+        file: The file.
+        model: What a line is.
+        migrate: Turns a line's JSON value of an older format into one of this.
 
     Raises:
         RunDirectoryError: with the number of a damaged line.
@@ -229,8 +213,8 @@ def read_lines(file: Path, model: type[Model]) -> Iterator[Model]:
             if not line.endswith(b"\n"):
                 return
             try:
-                yield model.model_validate_json(line)
-            except ValidationError as error:
+                yield model.model_validate(migrate(json.loads(line))) if migrate else model.model_validate_json(line)
+            except ValueError as error:
                 raise RunDirectoryError(
                     f"Line {number} of '{file}' is not a valid record: {_first_line(error)}. "
                     "Delete that line and run the same command again, or start over with --overwrite."

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from maxent_ts.errors import UnknownNameError
 
-__all__ = ["ENGINES", "METHODS", "METHODS_THAT_VOTE", "REWARDS", "TASKS", "load"]
+__all__ = [
+    "ENGINES",
+    "METHODS",
+    "METHODS_OF_ONE_COMPLETION",
+    "METHODS_THAT_VOTE",
+    "METHODS_WITHOUT_SEED",
+    "METHODS_WITHOUT_TILT",
+    "REWARDS",
+    "TASKS",
+    "TRACKERS",
+    "load",
+    "nearest_name",
+    "unknown_name",
+]
 
 METHODS: Mapping[str, str] = {
     "greedy": "maxent_ts.search.sampling:greedy",
@@ -41,6 +54,15 @@ METHODS: Mapping[str, str] = {
 METHODS_THAT_VOTE = frozenset({"majority_vote", "weighted_vote"})
 """Methods that ask for final answers, which a task without labels does not have."""
 
+METHODS_OF_ONE_COMPLETION = frozenset({"greedy", "sample"})
+"""They generate one completion, whatever the budget."""
+
+METHODS_WITHOUT_TILT = frozenset({"greedy", "sample", "best_of_n", "majority_vote", "beam", "diverse_beam", "mcts"})
+"""What they return does not depend on λ."""
+
+METHODS_WITHOUT_SEED = frozenset({"greedy", "beam", "diverse_beam"})
+"""What they return does not depend on the seed."""
+
 ENGINES: Mapping[str, str] = {
     "hf": "maxent_ts.engines.hf:HFEngine",
     "table": "maxent_ts.engines.table:TableEngine",
@@ -58,6 +80,13 @@ TASKS: Mapping[str, str] = {
 }
 
 
+TRACKERS: Mapping[str, str] = {
+    "trackio": "maxent_ts.integrations.trackers:trackio",
+    "wandb": "maxent_ts.integrations.trackers:wandb",
+    "mlflow": "maxent_ts.integrations.trackers:mlflow",
+}
+
+
 def load(table: Mapping[str, str], name: str, kind: str) -> Any:
     """Import and return what `name` stands for.
 
@@ -70,8 +99,19 @@ def load(table: Mapping[str, str], name: str, kind: str) -> Any:
         UnknownNameError: with the nearest known name.
     """
     if name not in table:
-        near = difflib.get_close_matches(name, table, n=1)
-        hint = f" Did you mean '{near[0]}'?" if near else ""
-        raise UnknownNameError(f"There is no {kind} named '{name}'.{hint} Known: {', '.join(sorted(table))}.")
+        raise UnknownNameError(unknown_name(kind, name, table))
     module, attribute = table[name].split(":")
     return getattr(importlib.import_module(module), attribute)
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
+    """Return the message for a name that is not known: the nearest one, and all there are."""
+    names = sorted(known)
+    listed = f" Known: {', '.join(names)}." if names else " It has none."
+    return f"There is no {kind} named '{name}'.{nearest_name(name, names)}{listed}"
+
+
+def nearest_name(name: str, known: Iterable[str]) -> str:
+    """Return the question whether the nearest known name was meant, with a space before it; nothing if none is near."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean '{near[0]}'?" if near else ""

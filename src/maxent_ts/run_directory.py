@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import os
 import shutil
-import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from maxent_ts.durable import PART_SUFFIX, cut_torn_line, replace_file, sync_directory, write_all
 from maxent_ts.errors import RunDirectoryError
 from maxent_ts.fingerprint import plain
-from maxent_ts.records import ExampleRecord, Key, Record, RunInfo, read_lines, read_model, tree_path
+from maxent_ts.lock import LOCK_FILE, Lock
+from maxent_ts.records import FORMAT, ExampleRecord, Key, Record, RunInfo, read_info, read_samples, tree_path
 
 __all__ = ["RunDirectory"]
 
-RUN_FILES = ("run.json", "examples.jsonl", "samples.jsonl", "summary.json", "failures.log", "report.html", ".lock")
+RUN_FILES = ("run.json", "examples.jsonl", "samples.jsonl", "summary.json", "failures.log", "report.html", LOCK_FILE)
+
+LENGTH_OF_SHOWN_VALUES = 160
+"""Characters of a value in the message about a directory that holds another run."""
 
 
 class RunDirectory:
@@ -40,71 +45,109 @@ class RunDirectory:
         self.info = info
         self.finished: set[Key] = set()
         """Keys with a record without an error."""
-        self._lock = _lock(path)
+        self.generated_tokens = 0
+        """By all searches of this run so far, as far as it is known: those that failed or were stopped count."""
+        self._lock = Lock(path)
         try:
             if overwrite:
                 _clear(path)
             self._take_over()
-            self._samples = (path / "samples.jsonl").open("ab")
+            # Without a buffer: what a full disk did not take must not be written later, when the file is closed.
+            self._samples = (path / "samples.jsonl").open("ab", buffering=0)
+            sync_directory(path)
         except OSError as error:
-            self._lock.close()
+            self._lock.release()
             raise RunDirectoryError(
                 f"The run directory '{path}' cannot be written: {error}. Name another with --output-dir."
             ) from error
         except BaseException:
-            self._lock.close()
+            self._lock.release()
             raise
 
     def __enter__(self) -> RunDirectory:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """Close the files. A run that was not finished stays 'running' or becomes 'interrupted', and can be continued."""
-        if self.info.status != "finished":
-            self.info.status = "interrupted"
-            self._write_info()
+        """Close the files. A run that did not end stays 'running' or becomes 'interrupted', and can be continued."""
         self._samples.close()
-        self._lock.close()
+        try:
+            if self.info.status == "running":
+                self.info.status = "interrupted"
+                # On a full disk the status stays 'running', and the error that says so is under way already.
+                with contextlib.suppress(RunDirectoryError) if error is not None else contextlib.nullcontext():
+                    self._write_info()
+        finally:
+            self._lock.release()
 
     def append(self, record: Record) -> None:
-        """Add a record and wait until it is on disk."""
-        self._samples.write(_line(record))
-        self._samples.flush()
-        os.fsync(self._samples.fileno())
+        """Add a record and wait until it is on disk.
+
+        Raises:
+            RunDirectoryError: if the disk takes it no more; of a line that was begun nothing is left.
+        """
+        with self._writing():
+            end = os.fstat(self._samples.fileno()).st_size
+            try:
+                write_all(self._samples, _line(record))
+                os.fsync(self._samples.fileno())
+            except OSError:
+                with contextlib.suppress(OSError):  # the next start cuts a torn line, if this does not
+                    self._samples.truncate(end)
+                raise
+        self.generated_tokens += int(record.usage.get("generated_tokens", 0))
         if record.error is None:
             self.finished.add(record.key)
 
+    def add_unrecorded(self, num_tokens: int) -> None:
+        """Count tokens of searches that were stopped before their end."""
+        self.info.unrecorded_tokens += num_tokens
+        self.generated_tokens += num_tokens
+
     def write_examples(self, examples: Iterable[ExampleRecord]) -> None:
         """Store the items."""
-        _replace(self.path / "examples.jsonl", b"".join(_line(example) for example in examples))
+        with self._writing():
+            replace_file(self.path / "examples.jsonl", b"".join(_line(example) for example in examples))
 
     def write_tree(self, key: Key, tree: Mapping[str, Any]) -> None:
         """Store the search tree of an item."""
         file = tree_path(self.path, *key)
         tree = {**dict(zip(("task", "method", "example_id"), key, strict=True)), **tree}
-        file.parent.mkdir(parents=True, exist_ok=True)
-        _replace(file, gzip.compress(json.dumps(tree, allow_nan=False, separators=(",", ":")).encode(), mtime=0))
+        with self._writing():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(file, gzip.compress(json.dumps(tree, allow_nan=False, separators=(",", ":")).encode(), mtime=0))
 
     def log_failure(self, key: Key, trace: str) -> None:
         """Add a traceback to `failures.log`."""
-        with (self.path / "failures.log").open("a", encoding="utf-8") as log:
+        with self._writing(), (self.path / "failures.log").open("a", encoding="utf-8") as log:
             log.write(f"{' / '.join(key)}\n{trace}\n")
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Store `summary.json`."""
-        _replace(self.path / "summary.json", json.dumps(plain(summary), indent=2, allow_nan=False).encode() + b"\n")
+        with self._writing():
+            replace_file(self.path / "summary.json", json.dumps(plain(summary), indent=2, allow_nan=False).encode() + b"\n")
 
-    def finish(self, now: str) -> None:
-        """Mark the run as complete."""
-        self.info.status = "finished"
+    def finish(self, now: str, status: Literal["finished", "interrupted", "capped"] = "finished") -> None:
+        """Mark the run as over: complete, or ended before from where it can be continued."""
+        self.info.status = status
         self.info.finished = now
         self._write_info()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RunDirectoryError(
+                f"The run directory '{self.path}' cannot be written: {error}. The {len(self.finished)} searches finished so far "
+                "are kept: make room, or make it writable again, and run the same command to continue."
+            ) from error
 
     def _take_over(self) -> None:
         """Check what is there against what is about to run, drop a torn last line, and collect the finished keys."""
         file = self.path / "run.json"
         if not file.exists():
-            others = sorted(entry.name for entry in self.path.iterdir() if entry.name not in RUN_FILES and entry.name != "trees")
+            names = (entry.name for entry in self.path.iterdir())
+            others = sorted(name for name in names if name.removesuffix(PART_SUFFIX) not in RUN_FILES and name != "trees")
             if others:
                 raise RunDirectoryError(
                     f"'{self.path}' is not a run directory, but holds other files, such as '{others[0]}'. "
@@ -112,23 +155,35 @@ class RunDirectory:
                 )
             _clear(self.path)
         else:
-            before = read_model(file, RunInfo)
+            before = read_info(self.path)
+            if before.format != FORMAT:
+                raise RunDirectoryError(
+                    f"The run directory '{self.path}' was written by maxent-ts {before.versions.get('maxent-ts')} in format "
+                    f"{before.format}, which lacks what is needed to tell that its records fit to those of format {FORMAT}. It can "
+                    "be reported, compared and exported. To go on, name another directory with --output-dir, or start over "
+                    "with --overwrite."
+                )
             difference = _difference(_identity(before), _identity(self.info))
             if difference is not None:
                 where, old, new = difference
                 raise RunDirectoryError(
-                    f"The run directory '{self.path}' holds the records of another run: {where} was {json.dumps(old)}, "
-                    f"now it is {json.dumps(new)}. Name another directory with --output-dir, or start over with --overwrite."
+                    f"The run directory '{self.path}' holds the records of another run: {where} was {_shown(old)}, "
+                    f"now it is {_shown(new)}. Name another directory with --output-dir, or start over with --overwrite."
                 )
             self.info.started, self.info.continued = before.started, before.continued + 1
-        self._write_info()
+            self.info.unrecorded_tokens = before.unrecorded_tokens
         samples = self.path / "samples.jsonl"
         if samples.exists():
-            _cut_torn_line(samples)
-            self.finished = {record.key for record in read_lines(samples, Record) if record.error is None}
+            cut_torn_line(samples)
+            records = list(read_samples(self.path, self.info))
+            self.finished = {record.key for record in records if record.error is None}
+            self.generated_tokens = sum(int(record.usage.get("generated_tokens", 0)) for record in records)
+        self.generated_tokens += self.info.unrecorded_tokens
+        self._write_info()
 
     def _write_info(self) -> None:
-        _replace(self.path / "run.json", self.info.model_dump_json(indent=2).encode() + b"\n")
+        with self._writing():
+            replace_file(self.path / "run.json", self.info.model_dump_json(indent=2).encode() + b"\n")
 
 
 def _identity(info: RunInfo) -> dict[str, Any]:
@@ -136,7 +191,7 @@ def _identity(info: RunInfo) -> dict[str, Any]:
 
     The size of the batch may change: who ran out of memory lowers it and goes on.
     """
-    chosen = info.model_dump(mode="json", include={"config", "engine", "rewards", "data", "format"})
+    chosen = info.model_dump(mode="json", include={"config", "engine", "rewards", "data", "sources", "rescored"})
     chosen["engine"].pop("max_batch_size", None)
     return {**chosen, "maxent_ts": info.versions.get("maxent-ts")}
 
@@ -158,55 +213,20 @@ def _difference(old: Any, new: Any, where: str = "") -> tuple[str, Any, Any] | N
     return None if old == new else (where, old, new)
 
 
-def _lock(path: Path) -> Any:
-    """Make the directory and keep other processes out; the operating system lets go of the lock even after kill -9."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        handle = (path / ".lock").open("ab")
-    except OSError as error:
-        raise RunDirectoryError(
-            f"The run directory '{path}' cannot be written: {error}. Name another with --output-dir."
-        ) from error
-    if sys.platform != "win32":
-        import fcntl
-
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            handle.close()
-            raise RunDirectoryError(
-                f"Another process is writing to the run directory '{path}'. Wait for it, or name another with --output-dir."
-            ) from error
-    return handle
+def _shown(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= LENGTH_OF_SHOWN_VALUES else text[:LENGTH_OF_SHOWN_VALUES] + "…"
 
 
 def _clear(path: Path) -> None:
     """Delete what a run left, and nothing else."""
     for name in RUN_FILES:
-        if name != ".lock":
+        if name != LOCK_FILE:
             (path / name).unlink(missing_ok=True)
+            (path / (name + PART_SUFFIX)).unlink(missing_ok=True)
     if (path / "trees").is_dir():
         shutil.rmtree(path / "trees")
 
 
 def _line(model: BaseModel) -> bytes:
     return json.dumps(plain(model.model_dump()), ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode() + b"\n"
-
-
-def _replace(file: Path, content: bytes) -> None:
-    """Write a whole file so that a reader sees the old or the new one, never half of it."""
-    part = file.with_name(file.name + ".part")
-    with part.open("wb") as handle:
-        handle.write(content)
-        handle.flush()
-        os.fsync(handle.fileno())
-    part.replace(file)
-
-
-def _cut_torn_line(file: Path) -> None:
-    """Drop a last line that a crash left half written."""
-    with file.open("r+b") as handle:
-        content = handle.read()
-        end = content.rfind(b"\n") + 1
-        if end < len(content):
-            handle.truncate(end)

@@ -6,83 +6,83 @@ finished in.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from maxent_ts import metrics
+from maxent_ts.compare import compare_records, with_verdicts
+from maxent_ts.config import VARIANT_FIELDS, MethodConfig
 from maxent_ts.records import Record, Run
+from maxent_ts.variants import BUDGET_FIELDS, Variant, group_records, variant_of
 
-__all__ = ["reward_and_correctness", "summarize", "verdict"]
+__all__ = ["budget_per_item", "compare_with_reference", "describe", "reward_and_correctness", "summarize"]
 
 REFERENCE_METHODS = ("maxent", "maxent_sample")
-"""Methods that are compared with all others, item by item: the first of them that takes part."""
+"""Methods that are compared with all others, item by item: the first of them that takes part, in all its variants."""
 
 METHODS_THAT_DRAW_FROM_THE_MODEL = ("best_of_n", "best_of_n_softmax", "sample")
 """Their completions are draws from p, so that reward and correctness can be related without a search in between."""
-
-SIGNIFICANCE = 0.05
 
 
 def summarize(run: Run) -> dict[str, Any]:
     """Return the content of `summary.json`.
 
     Returns:
-        `tasks` holds, for each task and method, `n` (items without a failure), `n_failed`, `accuracy`, `macro_f1` and
+        `tasks` holds, for each task and variant of a method, `n` (items without a failure), `n_failed`, `accuracy`, `macro_f1` and
         `valid_answer_rate` (null without labels), `reward` (`mean`, `ci95`), and means per item: `generated_tokens`,
         `forwarded_tokens`, `rollouts`, `reward_calls`, `seconds_per_item` (from its first request to its outcome, waiting
-        for batch-mates included). `comparisons` holds paired differences of the reference method minus each other one,
-        `correlation` how the reward relates to being correct, `failures` the failed items.
+        for batch-mates included). `over_seeds` holds, where a method was run with several seeds, the mean and the standard
+        deviation of those means between seeds. `comparisons` holds paired differences of the reference method minus each
+        other one (as in `compare.compare_records`, seeds averaged within an item, variants alike in λ and budget), with `p_holm`
+        and `verdict`; `correlation` how the reward relates to being correct,
+        `failures` the failed items.
     """
     tasks: dict[str, dict[str, Any]] = {}
+    over_seeds: dict[str, dict[str, Any]] = {}
     comparisons: list[dict[str, Any]] = []
     correlation: dict[str, Any] = {}
     for task, facts in run.info.data.items():
         labels = facts.get("labels", [])
-        by_method = _by_method(run, task)
-        tasks[task] = {method: _describe(records, labels) for method, records in by_method.items()}
-        comparisons.extend(_compare(task, by_method, labelled=bool(labels)))
+        variants = [one for one in run.info.variants if one.label not in run.info.skipped.get(task, {})]
+        by_variant = _by_variant(run, task, variants)
+        tasks[task] = {label: describe(records, labels) for label, records in by_variant.items()}
+        over_seeds[task] = _over_seeds(variants, tasks[task])
+        comparisons.extend(compare_with_reference(task, group_records(run, task), run.info.config, labelled=bool(labels)))
         if labels:
-            correlation[task] = reward_and_correctness(by_method)
+            correlation[task] = reward_and_correctness(by_variant)
     return {
         "tasks": tasks,
+        "over_seeds": {task: found for task, found in over_seeds.items() if found},
         "comparisons": comparisons,
         "correlation": correlation,
         "skipped": run.info.skipped,
         "failures": [
-            {"task": one.task, "method": one.method, "example_id": one.example_id, "error": one.error}
+            {"task": one.task, "method": one.variant, "example_id": one.example_id, "error": one.error}
             for one in run.records
             if one.error is not None
         ],
-        "budget_per_item": {
-            name: run.info.config.get(name) for name in ("generated_tokens", "num_rollouts", "max_new_tokens", "tilt", "seed")
-        },
+        "budget_per_item": budget_per_item(run),
     }
 
 
-def verdict(name: str, baseline: str, difference: Mapping[str, Any]) -> str:
-    """Say in words what a paired difference shows: somebody wins only where the interval and the test agree."""
-    interval = difference["ci95"]
-    if interval is None:
-        return "too few items to tell"
-    if difference["p_value"] <= SIGNIFICANCE and (interval[0] > 0 or interval[1] < 0):
-        return f"{name if interval[0] > 0 else baseline} is better"
-    return "no difference beyond noise"
-
-
-def reward_and_correctness(by_method: Mapping[str, Sequence[Record]]) -> dict[str, Any] | None:
+def reward_and_correctness(by_variant: Mapping[str, Sequence[Record]]) -> dict[str, Any] | None:
     """Relate the reward to being correct, over draws from the model itself.
 
     Returns:
-        `method` whose completions were used, their number `n`, `accuracy` of a random one of them, `coefficient` (point-
-        biserial correlation, over all), and `ranked_right`: among pairs of a correct and a wrong completion of the same
-        item, the share in which the correct one has the higher reward (ties count half; 0.5 is chance), with `num_pairs`.
+        `method`, the variant whose completions were used (the first that drew), their number `n`, `accuracy` of a random one
+        of them, `coefficient` (point-biserial correlation, over all), and `ranked_right`: among pairs of a correct and a wrong
+        completion of the same item, the share in which the correct one has the higher reward (ties count half; 0.5 is
+        chance), with `num_pairs`.
         None if no method drew from the model.
     """
-    for method in METHODS_THAT_DRAW_FROM_THE_MODEL:
-        records = [one for one in by_method.get(method, ()) if one.error is None and one.target is not None]
-        if records:
-            break
-    else:
+    drawn = [
+        [one for one in records if one.method == method and one.error is None and one.target is not None]
+        for method in METHODS_THAT_DRAW_FROM_THE_MODEL
+        for records in by_variant.values()
+    ]
+    records = next((one for one in drawn if one), None)
+    if records is None:
         return None
     scored = [
         [(reward, answer == one.target) for reward, answer in zip(one.rewards, one.answers, strict=True) if reward is not None]
@@ -97,7 +97,7 @@ def reward_and_correctness(by_method: Mapping[str, Sequence[Record]]) -> dict[st
         wins += sum((one > other) + 0.5 * (one == other) for one in right for other in wrong)
         num_pairs += len(right) * len(wrong)
     return {
-        "method": method,
+        "method": records[0].variant,
         "n": found.num_items,
         "coefficient": found.coefficient,
         "accuracy": sum(correct for _, correct in flat) / len(flat) if flat else None,
@@ -106,16 +106,54 @@ def reward_and_correctness(by_method: Mapping[str, Sequence[Record]]) -> dict[st
     }
 
 
-def _by_method(run: Run, task: str) -> dict[str, list[Record]]:
-    names = [method["name"] for method in run.info.config["methods"] if method["name"] not in run.info.skipped.get(task, {})]
-    found: dict[str, list[Record]] = {name: [] for name in names}
-    for record in run.records:
-        if record.task == task and record.method in found:
-            found[record.method].append(record)
+def budget_per_item(run: Run) -> dict[str, Any]:
+    """What all variants share of budget, λ and seed; null where they differ."""
+    names = ("generated_tokens", *VARIANT_FIELDS)
+    found: dict[str, Any] = {name: run.info.config.get(name) for name in names}
+    for one in run.info.variants:
+        if one.num_rollouts is not None or one.max_new_tokens is not None:
+            found["generated_tokens"] = None
+        found.update({name: None for name in VARIANT_FIELDS if name in one.shown})
     return found
 
 
-def _describe(records: Sequence[Record], labels: Sequence[str]) -> dict[str, Any]:
+def _by_variant(run: Run, task: str, variants: Sequence[MethodConfig]) -> dict[str, list[Record]]:
+    found: dict[str, list[Record]] = {one.label: [] for one in variants}
+    for record in run.records:
+        if record.task == task and record.variant in found:
+            found[record.variant].append(record)
+    return found
+
+
+def _over_seeds(variants: Sequence[MethodConfig], rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for one in variants:
+        if "seed" in one.shown:
+            groups.setdefault(one.label_without(["seed"]), []).append(rows[one.label])
+    return {
+        label: {
+            "num_seeds": len(group),
+            "reward": _spread([row["reward"]["mean"] for row in group]),
+            "accuracy": _spread([row["accuracy"] for row in group]),
+            "generated_tokens": _spread([row["generated_tokens"] for row in group]),
+        }
+        for label, group in groups.items()
+    }
+
+
+def _spread(values: Sequence[float | None]) -> dict[str, float | None]:
+    """Mean and sample standard deviation; the latter needs two values."""
+    kept = [value for value in values if value is not None]
+    return {"mean": _mean(kept), "standard_deviation": statistics.stdev(kept) if len(kept) > 1 else None}
+
+
+def describe(records: Sequence[Record], labels: Sequence[str]) -> dict[str, Any]:
+    """Return the row of one method on one task, as in `summarize`.
+
+    Args:
+        records: Its records, failed ones included.
+        labels: The task's labels; none if its targets are not labels.
+    """
     good = [one for one in records if one.error is None]
     rewards = [one.reward for one in good if one.reward is not None]
     graded = [one for one in good if one.target is not None] if labels else []
@@ -138,45 +176,47 @@ def _describe(records: Sequence[Record], labels: Sequence[str]) -> dict[str, Any
     }
 
 
-def _compare(task: str, by_method: Mapping[str, Sequence[Record]], *, labelled: bool) -> list[dict[str, Any]]:
-    reference = next((name for name in REFERENCE_METHODS if name in by_method), None)
-    if reference is None:
-        return []
-    ours = {one.example_id: one for one in by_method[reference] if one.error is None}
-    rows = []
-    for baseline, records in by_method.items():
-        pairs = [(ours[one.example_id], one) for one in records if one.error is None and one.example_id in ours]
-        if baseline == reference or not pairs:
-            continue
-        for metric in ("reward", "accuracy") if labelled else ("reward",):
-            row = _paired(metric, pairs)
-            if row is not None:
-                row = {"task": task, "method": reference, "baseline": baseline, "metric": metric, **row}
-                rows.append({**row, "verdict": verdict(reference, baseline, row)})
+def compare_with_reference(
+    task: str, groups: Mapping[str, Sequence[Record]], config: Mapping[str, Any], *, labelled: bool
+) -> list[dict[str, Any]]:
+    """Return the paired differences of the reference method minus each other one, as in `summarize`.
+
+    Args:
+        task: The task's name.
+        groups: For each variant, its records: `variants.group_records`.
+        config: The configuration in run.json.
+        labelled: Whether the task has labels, and so an accuracy.
+    """
+    variants = {label: variant_of(records[0], config) for label, records in groups.items()}
+    methods = [one.method for one in variants.values()]
+    reference = next((name for name in REFERENCE_METHODS if name in methods), None)
+    pairs = [
+        (ours, theirs)
+        for ours, one in variants.items()
+        for theirs, other in variants.items()
+        if one.method == reference != other.method and _are_alike(one, other, variants.values())
+    ]
+    rows: list[dict[str, Any]] = []
+    for metric in ("reward", "accuracy") if labelled else ("reward",):
+        found = {pair: compare_records(groups[pair[0]], groups[pair[1]], metric) for pair in pairs}
+        named = [
+            {"task": task, "method": ours, "baseline": theirs, "metric": metric, **row}
+            for (ours, theirs), row in found.items()
+            if row is not None
+        ]
+        rows.extend(with_verdicts(named))
     return rows
 
 
-def _paired(metric: str, pairs: Sequence[tuple[Record, Record]]) -> dict[str, Any] | None:
-    values = [(_value(ours, metric), _value(theirs, metric)) for ours, theirs in pairs]
-    kept = [(a, b) for a, b in values if a is not None and b is not None]
-    found = metrics.paired_difference([a for a, _ in kept], [b for _, b in kept])
-    if found is None:
-        return None
-    return {
-        "difference": found.mean,
-        "ci95": None if found.ci95 is None else list(found.ci95),
-        "p_value": found.p_value,
-        "n": found.num_pairs,
-        "wins": sum(a > b for a, b in kept),
-        "ties": sum(a == b for a, b in kept),
-        "losses": sum(a < b for a, b in kept),
-    }
-
-
-def _value(record: Record, metric: str) -> float | None:
-    if metric == "reward":
-        return record.reward
-    return None if record.correct is None else float(record.correct)
+def _are_alike(reference: Variant, baseline: Variant, variants: Iterable[Variant]) -> bool:
+    """Whether the baseline has the reference's λ and budget, in all along which the run varies the baseline."""
+    others = [one.values for one in variants if one.method == baseline.method]
+    ours, theirs = reference.values, baseline.values
+    return all(
+        ours.get(name) == theirs.get(name)
+        for name in ("tilt", *BUDGET_FIELDS)
+        if any(other.get(name) != theirs.get(name) for other in others)
+    )
 
 
 def _mean(values: Sequence[float]) -> float | None:

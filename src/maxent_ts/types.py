@@ -229,7 +229,9 @@ class Outcome:
     chosen: tuple[int, ...]
     """Indices into `completions`: what is returned, the answer first. Draws may repeat."""
     info: Mapping[str, float] = field(default_factory=dict)
-    """Diagnostics, such as `log_z_lower` and `log_z_upper`."""
+    """Diagnostics: those of the method, such as `log_z_lower` and `log_z_upper`, and two that the driver adds for all. `ess` is
+    the effective sample size 1 / Σ w² of the weights, between 1 and the number of completions. `duplicate_rate` is the share
+    of the rollouts that wrote a whole completion which an earlier one had written; left out where no rollout did."""
     tree: Tree | None = None
     marginals: Mapping[str, Marginal] = field(default_factory=dict)
     """π(answer) for each final answer, where a method estimates it with an error."""

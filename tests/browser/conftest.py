@@ -14,9 +14,12 @@ LOCAL = ("file:", "data:", "blob:", "about:")
 """Addresses that need no network."""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Any]:
-    """One headless Chromium of this machine for all tests; none is ever downloaded."""
+    """One headless Chromium of this machine for all tests here; none is ever downloaded.
+
+    It ends with them: as long as playwright runs, no other test can start an event loop.
+    """
     try:
         from playwright.sync_api import sync_playwright
     except ModuleNotFoundError:

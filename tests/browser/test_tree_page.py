@@ -345,7 +345,7 @@ def luminance(rgb):
 
 def test_five_thousand_nodes_are_shown_and_answer(show):
     """Catches a page that breaks, or draws every node, where the tree is large."""
-    data = as_data(grown(num_rollouts=4200, num_tokens=40))
+    data = as_data(grown(num_rollouts=5000, num_tokens=40))
     size = len(data["nodes"]["parent"])
     assert size >= 5000
     page = show(data)

@@ -10,9 +10,9 @@ from scipy.stats import chi2
 
 from maxent_ts.engines.table import TableEngine
 from maxent_ts.errors import SettingError
+from maxent_ts.search.best_of_n import best_of_n
 from maxent_ts.search.dts import dts, dts_star
 from maxent_ts.search.exact import exact, total_variation
-from maxent_ts.search.sampling import best_of_n
 from maxent_ts.types import Budget, Outcome, Tokens
 from tests.conftest import additive_reward, run_one
 

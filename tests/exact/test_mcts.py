@@ -9,9 +9,9 @@ import pytest
 
 from maxent_ts.engines.table import TableEngine
 from maxent_ts.errors import SettingError
+from maxent_ts.search.best_of_n import best_of_n
 from maxent_ts.search.exact import exact
 from maxent_ts.search.mcts import mcts
-from maxent_ts.search.sampling import best_of_n
 from maxent_ts.types import Budget
 from tests.conftest import TokenReward, additive_reward, run_one
 

@@ -11,10 +11,10 @@ from scipy.stats import chi2
 from maxent_ts.engines.table import TableEngine
 from maxent_ts.errors import SettingError
 from maxent_ts.search.base import Rollouts
+from maxent_ts.search.best_of_n import best_of_n_softmax
 from maxent_ts.search.exact import exact, total_variation
 from maxent_ts.search.particles import ancestors_of, effective_sample_size
 from maxent_ts.search.run import SearchJob, run_searches
-from maxent_ts.search.sampling import best_of_n_softmax
 from maxent_ts.search.smc import smc
 from maxent_ts.types import Budget, Completion, Outcome, Policy
 from tests.conftest import additive_reward, run_one
@@ -148,8 +148,9 @@ def test_reserving_leaves_room_for_the_ends():
         )
 
     budget = Budget(generated_tokens=4 * LENGTH + 3)
-    assert run_one(engine, reward, partial(method, reserve=True), budget=budget).outcome.info == {"started": 4, "more": 1}
-    assert run_one(engine, reward, partial(method, reserve=False), budget=budget).outcome.info == {"started": 19, "more": 0}
+    for reserve, started, more in ((True, 4, 1), (False, 19, 0)):
+        info = run_one(engine, reward, partial(method, reserve=reserve), budget=budget).outcome.info
+        assert (info["started"], info["more"]) == (started, more)
 
 
 def test_log_probabilities_survive_the_segments():

@@ -19,8 +19,15 @@ CLAIMS = {
     "exact": "unbiased",  # it has no variance either
     "smc": "unbiased",
     "particle_gibbs": "unbiased",  # of its first sweep
+    "best_of_n_softmax": "unbiased",  # where the number of draws does not depend on their lengths
+    "stochastic_beam": "unbiased",
     "maxent": "biased",  # what is unseen is taken to be worth what was seen
     "maxent_sample": "biased",
+    "exact_sample": "biased",  # its draws are exact; this number is its tree's
+    "dts": "biased",
+    "dts_star": "biased",
+    "ablation_sum_backup": "biased",
+    "ablation_mean_backup": "biased",
 }
 
 SETTINGS = {
@@ -32,6 +39,8 @@ SETTINGS = {
         {"segment_tokens": 2, "num_particles": 3},
     ),
     "particle_gibbs": ({"segment_tokens": 1, "ess_threshold": 1.0},),
+    "best_of_n_softmax": ({"num_rollouts": 8},),
+    "stochastic_beam": ({"num_beams": 2}, {"num_beams": 6}),
     "exact": ({},),
 }
 

@@ -10,9 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from maxent_ts.engines.table import TableEngine
+from maxent_ts.search.base import Rollouts
 from maxent_ts.tasks.base import Example
-from maxent_ts.types import SeriesSegment, TimeSeriesPrompt
+from maxent_ts.types import Completion, Marginal, Outcome, SeriesSegment, TimeSeriesPrompt
 
 NUM_ITEMS = 12
 
@@ -53,6 +56,10 @@ class FreeTask(LetterTask):
 
 def share_of_a(prompts: list[Any], completions: list[str], completion_ids: list[list[int]], **columns: list[Any]) -> list[float]:
     return [text.count("a") / max(1, len(text)) for text in completions]
+
+
+def score_e(completions: list[str], **columns: list[Any]) -> list[float]:
+    return [text.count("e") - 2.0 * text.count("a") for text in completions]
 
 
 def fails_on_ee(prompts: list[Any], completions: list[str], completion_ids: list[list[int]], **columns: list[Any]) -> list[float]:
@@ -121,3 +128,12 @@ def is_nan_on_c(prompts: list[Any], completions: list[str], completion_ids: list
 
 def too_few(prompts: list[Any], completions: list[str], completion_ids: list[list[int]], **columns: list[Any]) -> list[float]:
     return []
+
+
+def estimates(rng, target):
+    """Return numbers of every kind, and what a method knows of answers."""
+    (rollout,) = (yield Rollouts()).rollouts
+    completion = Completion(rollout.tokens, sum(rollout.logprobs), rollout.finish_reason, 0.5)
+    info = {"pareto_k": -math.inf, "pareto_k_limit": math.nan, "log_z_high": np.float64(math.inf), "num_fresh_draws": 3}
+    marginals = {"a": Marginal(0.25, 0.125, 0.5), "b": Marginal(1.0, 0.0, 1.0)}
+    return Outcome((completion,), (1.0,), (0,), info, None, marginals)

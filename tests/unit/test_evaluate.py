@@ -150,7 +150,7 @@ def test_a_reward_that_raises_fails_its_items_and_no_others(reference, tmp_path)
     failed = {one.key for one in run.records if one.error is not None}
     assert 0 < len(failed) < len(run.records)
     assert all("two e in a row" in one.error for one in run.records if one.error is not None)
-    expected = {key for key, record in essence(reference).items() if any("ee" in one["text"] for one in record["completions"])}
+    expected = {key for key, record in essence(reference).items() if any("ee" in text for text in record["texts"])}
     assert expected <= failed
     assert run.summary["tasks"]["letters"]["maxent"]["n_failed"] == sum(key[1] == "maxent" for key in failed)
     log = (run.path / "failures.log").read_text()

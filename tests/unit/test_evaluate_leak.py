@@ -79,7 +79,7 @@ def test_a_reward_is_never_shown_a_target(tmp_path, monkeypatch):
             return [dataclasses.replace(item, target=marker) for item in super().examples(**rest)]
 
     spy = Spy()
-    monkeypatch.setattr("maxent_ts.evaluate.parse_rewards", lambda specs, weights: spy)
+    monkeypatch.setattr("maxent_ts.planning.parse_rewards", lambda specs, weights: spy)
     _, _, run = outputs(Marked(), tmp_path)
     assert all(one.target == marker for one in run.records)
     assert len(spy.seen) > len(run.records)

@@ -7,6 +7,7 @@ import pytest
 from maxent_ts import TableEngine, generate
 from maxent_ts.errors import PromptError, RewardError, SettingError, UnknownNameError
 from maxent_ts.registry import METHODS, METHODS_THAT_VOTE
+from maxent_ts.rewards.function import from_function
 
 
 @pytest.fixture
@@ -16,6 +17,13 @@ def engine() -> TableEngine:
 
 def count_of_a(completions, **columns):
     return [text.count("a") for text in completions]
+
+
+def bounded_share_of_a():
+    """A reward with bounds, which `exact_sample` needs and a plain function does not have."""
+    reward = from_function(lambda completions, **columns: [text.count("a") / 5 for text in completions], "share_of_a")
+    reward.range = (0.0, 1.0)
+    return reward
 
 
 def test_a_plain_function_is_a_reward(engine):
@@ -32,7 +40,7 @@ def test_a_plain_function_is_a_reward(engine):
 @pytest.mark.parametrize("method", sorted(METHODS.keys() - METHODS_THAT_VOTE - {"exact"}))
 def test_every_method_is_called_the_same_way(engine, method):
     """`num_rollouts` is a width for a beam, a budget for the others, and nothing to greedy."""
-    found = generate(engine, "ab", reward=count_of_a, method=method, num_rollouts=4, max_new_tokens=5)
+    found = generate(engine, "ab", reward=bounded_share_of_a(), method=method, num_rollouts=4, max_new_tokens=5)
     assert found.usage.generated_tokens <= 4 * 5
     assert found.completions
 

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import math
+
 import numpy as np
 import pytest
 
+from maxent_ts.config import make_config
+from maxent_ts.evaluate import evaluate
 from maxent_ts.fingerprint import example_seed, fingerprint_examples, plain
 from maxent_ts.recording import readable_prompt, tree_with_texts
+from maxent_ts.records import read_run
 from maxent_ts.tasks.base import Example
 from maxent_ts.types import Embeddings, SeriesSegment, TimeSeriesPrompt
+
+from .evaluation_fakes import NUM_ITEMS, FreeTask, LetterTask, make_engine
+from .test_evaluate import FAKES
 
 
 class WordPieces:
@@ -75,3 +84,39 @@ def test_plain_values_are_json_whatever_they_were():
     """Catches numpy numbers in a reward's evidence that end a run when they are written."""
     value = {"a": np.float32(0.5), "b": np.arange(2), 3: (np.bool_(True), float("nan"), -float("inf")), "c": {1}, "d": object}
     assert plain(value) == {"a": 0.5, "b": [0, 1], "3": [True, "NaN", "-Infinity"], "c": [1], "d": "<class 'object'>"}
+
+
+def evaluated(tmp_path, task, method):
+    config = make_config(
+        tasks=(task.name,), methods=(method,), num_rollouts=8, max_new_tokens=6, tilt=3.0, model="toy", output_dir=tmp_path
+    )
+    return evaluate(config, engine=make_engine("toy", dtype="float32", device="cpu"), tasks=[task])
+
+
+def test_what_a_method_estimates_comes_back_from_the_disk_as_it_was(tmp_path):
+    """Catches NaN and infinities that become null, zero or an error, and marginals that are dropped or out of order."""
+    run = evaluated(tmp_path, LetterTask(), {"name": f"{FAKES}:estimates"})
+    assert [record.error for record in run.records] == [None] * NUM_ITEMS
+    for line in (tmp_path / "samples.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=pytest.fail)
+    for record in read_run(tmp_path).records:
+        assert record.marginals == {"a": [0.25, 0.125, 0.5], "b": [1.0, 0.0, 1.0]}
+        assert math.isnan(record.info.pop("pareto_k_limit"))
+        assert record.info == {
+            "pareto_k": -math.inf, "log_z_high": math.inf, "num_fresh_draws": 3.0, "ess": 1.0, "duplicate_rate": 0.0
+        }  # fmt: skip
+
+
+def test_maxent_records_probabilities_of_answers_where_there_are_answers(tmp_path):
+    """Catches marginals of a task without labels, and a certificate that never reaches the records."""
+    method = {"name": "maxent", "settings": {"num_fresh_draws": 4}}
+    records = evaluated(tmp_path / "labels", LetterTask(), method).records
+    found = [record for record in records if record.marginals]
+    assert found
+    for record in found:
+        assert set(record.marginals) <= {"a", "b"}
+        assert all(0 <= low <= probability <= high <= 1 for probability, low, high in record.marginals.values())
+        assert {one for one in record.answers if one is not None} <= set(record.marginals)
+        assert math.isnan(record.info["pareto_k"]), "too few draws to fit a tail"
+        assert record.info["log_z_upper"] == math.inf, "the reward has no known bound"
+    assert not any(record.marginals for record in evaluated(tmp_path / "free", FreeTask(), method).records)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import csv
+import hashlib
+import io
 import json
+import math
 import re
 import shutil
 import xml.etree.ElementTree as ElementTree
@@ -15,8 +20,13 @@ from maxent_ts.errors import RunDirectoryError
 from maxent_ts.evaluate import Silent, evaluate
 from maxent_ts.fingerprint import plain
 from maxent_ts.records import Record, read_run, read_tree
+from maxent_ts.report.drawing import svg
 from maxent_ts.report.figures import curves
+from maxent_ts.report.grids import find_grids, grid_drawing, grid_table
 from maxent_ts.report.html import render_report, write_report
+from maxent_ts.report.measures import distinct_bigrams, distinct_share, length, perplexity
+from maxent_ts.report.results import class_table, confusion_drawing, diagnostics_table, marginals_table
+from maxent_ts.report.tables import Column, Table
 from maxent_ts.report.tree_view import tree_svg
 
 from .evaluation_fakes import FreeTask, LetterTask, make_engine
@@ -78,12 +88,19 @@ def parse(page):
     return parser
 
 
-def test_the_page_needs_no_network_and_no_script(page):
+def test_the_page_needs_no_network(page):
     """Catches a font, script or image from elsewhere: the page must open from a disk in a train."""
     parsed = parse(page)
-    assert "script" not in parsed.tags
-    assert all(link.startswith("#") for link in parsed.links)
+    assert all(link.startswith(("#", "data:text/", "data:application/x-tex")) for link in parsed.links)
     assert not re.search(r"@import|url\((?!#)", page)
+
+
+def test_one_script_runs_and_its_fingerprint_is_the_one_allowed(page):
+    """Catches a page whose own script the browser refuses, and one that would run any other."""
+    assert parse(page).tags.count("script") == 1
+    script = re.search(r"<script>(.*)</script>", page, flags=re.DOTALL).group(1)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'\"" in page
 
 
 def test_every_method_task_and_number_of_the_summary_is_on_the_page(finished, page):
@@ -96,6 +113,7 @@ def test_every_method_task_and_number_of_the_summary_is_on_the_page(finished, pa
             assert f"{row['reward']['mean']:.3f}" in text
     for row in finished.summary["comparisons"]:
         assert f"{row['difference']:+.3f}" in text
+        assert f"{row['p_holm']:.4f}" in text
     assert "majority_vote was left out: it needs labels" in " ".join(text.split())
 
 
@@ -113,7 +131,7 @@ def test_text_of_a_model_never_becomes_markup(finished, tmp_path):
     records[-1].error = evil
     (path / "samples.jsonl").write_text("".join(json.dumps(plain(one.model_dump())) + "\n" for one in records))
     page = parse(render_report(read_run(path)))
-    assert "script" not in page.tags
+    assert page.tags.count("script") == 1, "the page's own"
     assert "img" not in page.tags
     assert "".join(page.text).count(evil) >= len(METHODS)
 
@@ -153,16 +171,123 @@ def test_a_large_tree_keeps_its_heaviest_and_its_best_completion():
     assert drawn == {"<0>⏎", "<1>⏎", "<2>⏎", "<8>⏎"}
 
 
-def make_record(trajectory, reward):
-    values = {"task": "t", "method": "m", "settings": {}, "tilt": 1.0, "example_id": "1", "seed": [0]}
-    return Record(**values, trajectory=trajectory, reward=reward)
+def make_record(reward, trajectory=(), method="m", tilt=1.0, **settings):
+    values = {"task": "t", "method": method, "settings": settings, "tilt": tilt, "example_id": "1", "seed": [0]}
+    return Record(**values, trajectory=list(trajectory), reward=reward)
 
 
 def test_curves_average_the_best_so_far_over_all_items():
     """Catches a mean over only those items that have a reward already, which would start too high or jump."""
-    items = [make_record([(2, 0.0), (6, 1.0)], 1.0), make_record([(4, 2.0), (5, 4.0)], 4.0)]
-    assert curves({"m": items}) == {"m": ([4.0, 5.0, 6.0], [1.0, 2.0, 2.5])}
-    assert curves({"m": [make_record([(2, 1.0), (6, 1.0)], 0.5)]}) == {}, "a method that does not return its best has no curve"
+    items = [make_record(1.0, [(2, 0.0), (6, 1.0)]), make_record(4.0, [(4, 2.0), (5, 4.0)])]
+    tokens, means, halves = curves({"m": items})["m"]
+    assert (tokens, means) == ([4.0, 5.0, 6.0], [1.0, 2.0, 2.5])
+    assert halves == pytest.approx([12.706, 25.412, 19.059], rel=1e-3), "Student's t for two items"
+    assert curves({"greedy": [make_record(1.0, [(2, 1.0)])]}) == {}, "one completion is no curve"
+
+
+def test_measures_of_a_record():
+    """Catches a perplexity per word or in bits, and a diversity of one completion."""
+    record = make_record(1.0)
+    assert (perplexity(record), length(record), distinct_share(record), distinct_bigrams(record)) == (None, None, None, None)
+    record.tokens, record.logprob, record.num_completions, record.usage = [5, 6, 7, 1], -4 * math.log(3), 3, {"rollouts": 4}
+    assert perplexity(record) == pytest.approx(3.0)
+    assert (length(record), distinct_share(record)) == (4.0, 0.75)
+
+
+def test_a_grid_of_settings_becomes_a_heat_map_with_its_means():
+    """Catches rows and columns swapped, other settings averaged away, and a grid made of a single line of settings."""
+    records = {
+        (tilt, width, kind): [
+            make_record(tilt + 10 * width + (100 if kind == "bound" else 0), tilt=tilt, num_parallel=width, selection=kind)
+        ]
+        for tilt in (0.5, 1.0, 2.0)
+        for width in (1, 4)
+        for kind in ("bound", "improvement")
+    }
+    grids = find_grids({str(key): value for key, value in records.items()}, {}, ["reward"])
+    (grid,) = [one for one in grids if (one.rows, one.columns) == ("num_parallel", "tilt") and one.fixed == {"selection": "bound"}]
+    assert (grid.method, list(grid.row_values), list(grid.column_values)) == ("m", [1, 4], [0.5, 1.0, 2.0])
+    assert [list(row) for row in grid.means] == [[110.5, 111.0, 112.0], [140.5, 141.0, 142.0]]
+    assert "142.000" in svg(grid_drawing(grid, "ablation-1"))
+    assert len(grid_table([grid], "ablations").rows) == 6
+    line = {str(tilt): [make_record(1.0, tilt=tilt)] for tilt in (1.0, 2.0)}
+    assert find_grids(line, {}, ["reward"]) == []
+
+
+def test_a_class_table_counts_hits_and_false_alarms():
+    """Catches precision and recall swapped, and no answer counted as an answer."""
+    records = []
+    for target, answer in (("a", "a"), ("a", "b"), ("b", "b"), ("a", None)):
+        record = make_record(0.0)
+        record.target, record.answer = target, answer
+        records.append(record)
+    table = class_table({"m": records}, ["a", "b", "c"])
+    assert [list(row) for row in table.rows] == [
+        ["a", "m", 3, 1, 1, 1.0, pytest.approx(1 / 3), 0.5],
+        ["b", "m", 1, 2, 1, 0.5, 1.0, pytest.approx(2 / 3)],
+    ]
+    assert confusion_drawing({"m": records}, ["a", "b", "c"]).title
+
+
+def test_every_diagnostic_of_any_name_is_in_the_table():
+    """Catches a list of known names, which hides what a method says for the first time."""
+    one, other = make_record(0.0), make_record(0.0)
+    one.info, other.info = {"ess": 2.0, "log_z_upper": math.inf}, {"ess": 4.0, "never_seen_before": 1.0}
+    table = diagnostics_table({"a": [one, other], "b": [make_record(0.0)]})
+    assert [column.name for column in table.columns] == ["diagnostic", "a"]
+    assert [list(row) for row in table.rows] == [["ess", 3.0], ["log_z_upper", None], ["never_seen_before", 1.0]]
+
+
+def test_probabilities_of_answers_are_shown_for_each_item_and_in_sum(finished, tmp_path):
+    """Catches marginals that stay in the file, a target without an entry left out of the mean, and ungraded items counted."""
+    one, other, ungraded, without = (make_record(0.0) for _ in range(4))
+    one.marginals, one.answer, one.target = {"a": [0.75, 0.5, 0.875], "b": [0.25, 0.125, 0.5]}, "a", "a"
+    other.marginals, other.answer, other.target = {"a": [0.5, 0.25, 0.75]}, "a", "c"
+    ungraded.marginals = {"a": [0.5, 0.25, 0.75]}
+    table = marginals_table({"m": [one, other, ungraded, without], "n": [without]})
+    assert [list(row) for row in table.rows] == [["m", 3, 0.625, 0.4375, 0.5, 0.375]]
+    shutil.copytree(finished.path, tmp_path / "run")
+    run = read_run(tmp_path / "run")
+    run.records[0].marginals = {"a": [0.28125, 0.15625, 0.59375], "<b>": [0.71875, 0.40625, 0.84375]}
+    page = render_report(run)
+    text = " ".join(" ".join(parse(page).text).split())
+    assert "π(answer) <b> 0.719 [0.406, 0.844] a 0.281 [0.156, 0.594]" in text
+    assert "Probabilities of answers" in text
+    assert "Probabilities of answers" not in render_report(finished)
+
+
+def test_tables_survive_every_format():
+    """Catches a cell that breaks a row: separators, markup and new lines in texts of a model."""
+    evil = 'a|b & 50% "x",\ny_z'
+    table = Table("t", "T", [Column("name"), Column("value", 2, sign=True)], [[evil, 1.234567], ["none", None]])
+    assert list(csv.reader(io.StringIO(table.csv()))) == [["name", "value"], [evil, "1.234567"], ["none", ""]]
+    lines = table.markdown().splitlines()
+    assert lines[1] == "| --- | ---: |"
+    assert lines[2] == '| a\\|b & 50% "x", y_z | +1.23 |'
+    assert r'a|b \& 50\% "x", y\_z & +1.23 \\' in table.latex()
+    assert table.latex().count(r"\\") == 3
+
+
+def test_each_figure_and_table_can_be_exported(finished, tmp_path):
+    """Catches a table or figure of the page without its files, and files that are empty or not what they are named."""
+    page = write_report(finished.path, tmp_path / "page.html", export=tmp_path / "files").read_text()
+    files = {file.name: file for file in (tmp_path / "files").iterdir()}
+    endings = {"svg": set(), "pdf": set(), "csv": set(), "md": set(), "tex": set()}
+    for name in files:
+        stem, _, ending = name.removeprefix("letters-").removeprefix("free-").rpartition(".")
+        endings[ending].add(stem)
+    assert endings["svg"] == endings["pdf"] == set(re.findall(r'class="drawing" data-name="([^"]+)"', page))
+    offered = re.findall(r'download="([^"]+)" href="data:[^;]+;base64,([^"]+)"', page)
+    assert {name for name, _ in offered} == {f"{stem}.{ending}" for ending in ("csv", "md", "tex") for stem in endings[ending]}
+    for name, file in files.items():
+        if name.endswith(".svg"):
+            ElementTree.parse(file)
+        if name.endswith(".pdf"):
+            assert file.read_bytes().startswith(b"%PDF")
+    results = base64.b64decode(dict(offered)["results.csv"]).decode()
+    assert results == files["free-results.csv"].read_text()
+    with pytest.raises(RunDirectoryError, match="--export"):
+        write_report(finished.path, tmp_path / "page.html", export=tmp_path / "page.html")
 
 
 def test_a_run_that_was_stopped_has_a_page_too(tmp_path):

@@ -10,12 +10,14 @@ import pytest
 
 from maxent_ts.engines.table import TableEngine
 from maxent_ts.errors import EngineError, MaxentError, PromptError, RewardError, SettingError
+from maxent_ts.registry import METHODS, load
 from maxent_ts.search.base import AS_MANY_AS_AFFORDABLE, Rollouts
 from maxent_ts.search.best_of_n import best_of_n
 from maxent_ts.search.maxent import maxent, maxent_sample
 from maxent_ts.search.run import Event, SearchJob, run_searches
+from maxent_ts.search.sampling import greedy
 from maxent_ts.search.vote import majority_vote
-from maxent_ts.types import Budget, Outcome, Policy
+from maxent_ts.types import Budget, Completion, Outcome, Policy
 from tests.conftest import TokenReward, additive_reward, run_one
 
 
@@ -67,6 +69,41 @@ def test_usage_is_counted_by_the_driver(table_engine):
     assert bests == sorted(bests)
     assert costs[-1] <= result.usage.generated_tokens
     assert bests[-1] == result.outcome.best.reward
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_every_method_has_the_effective_sample_size_of_its_weights(table_engine, name):
+    """Catches an outcome without it, one of counts, and one of weights that do not sum to 1."""
+    options = {"answer_fn": lambda text: text[:1] or None, "budget": Budget() if name == "exact" else Budget(generated_tokens=60)}
+    outcome = run_one(table_engine, additive_reward(4, 4, 0), load(METHODS, name, "method"), **options).outcome
+    weights = np.array(outcome.weights)
+    assert outcome.info["ess"] == pytest.approx(weights.sum() ** 2 / (weights**2).sum())
+    assert 1 - 1e-9 <= outcome.info["ess"] <= len(weights) + 1e-9
+
+
+def scripted(rng, target, *, plan):
+    """Ask for rollouts as (prefix, num, num_tokens), and return what the first of them wrote."""
+    drawn = []
+    for prefix, num, num_tokens in plan:
+        branch = yield Rollouts(prefix, num, do_sample=False, num_tokens=num_tokens)
+        drawn += [prefix + one.tokens for one in branch.rollouts]
+    return Outcome((Completion(drawn[0], -1.0, "eos", 0.0),), (1.0,), (0,), {"own": 2.0})
+
+
+def test_duplicates_are_counted_among_whole_completions_by_what_was_written_in_all(table_engine):
+    """Catches segments counted as completions, and equal suffixes of different prefixes taken for the same text."""
+
+    def info(*plan):
+        return run_one(table_engine, additive_reward(4, 4, 0), partial(scripted, plan=plan)).outcome.info
+
+    likeliest = run_one(table_engine, additive_reward(4, 4, 0), greedy).outcome.best.tokens
+    assert len(likeliest) > 1
+    assert info(((), 4, None)) == {"own": 2.0, "ess": 1.0, "duplicate_rate": 0.75}
+    assert info(((), 1, None), (likeliest[:1], 1, None))["duplicate_rate"] == 0.5, "the same completion from another prefix"
+    assert "duplicate_rate" not in info(((), 4, 1)), "no rollout was whole"
+    assert info(((), 4, 1), ((), 1, None))["duplicate_rate"] == 0.0
+    other = next(token for token in range(3) if token != likeliest[0])
+    assert info(((), 1, None), ((other,), 1, None))["duplicate_rate"] == 0.0
 
 
 @pytest.mark.parametrize("method", [maxent, maxent_sample, best_of_n])
@@ -164,6 +201,9 @@ def test_a_method_with_a_bug_fails_its_item_and_keeps_the_traceback(table_engine
         yield Rollouts(num=1)
         raise KeyError("bug")
 
+    def nothing(rng, target):
+        yield Rollouts(num=1)
+
     def fine(rng, target):
         branch = yield Rollouts(num=1)
         assert branch.rollouts
@@ -171,11 +211,13 @@ def test_a_method_with_a_bug_fails_its_item_and_keeps_the_traceback(table_engine
 
     jobs = [
         SearchJob("broken", (0,), Policy(4), broken, 1.0, Budget(rollouts=1)),
+        SearchJob("nothing", (0,), Policy(4), nothing, 1.0, Budget(rollouts=1)),
         SearchJob("fine", (0,), Policy(4), fine, 1.0, Budget(rollouts=1)),
     ]
     results = {one.job.id: one for one in run_searches(jobs, table_engine, TokenReward(lambda tokens: 0.0))}
     assert isinstance(results["broken"].error, KeyError)
     assert results["broken"].error.__traceback__ is not None
+    assert isinstance(results["nothing"].error, AttributeError)
     assert results["fine"].error is None
 
 

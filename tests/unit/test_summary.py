@@ -10,7 +10,7 @@ import pytest
 
 from maxent_ts.records import ExampleRecord, Record, Run, RunInfo, read_run
 from maxent_ts.run_directory import RunDirectory
-from maxent_ts.summary import summarize, verdict
+from maxent_ts.summary import summarize
 
 USAGE = {"generated_tokens": 10, "forwarded_tokens": 20, "prompt_tokens": 5, "rollouts": 2, "reward_calls": 2, "seconds": 0.5}
 
@@ -107,21 +107,6 @@ def test_the_order_of_finishing_does_not_matter(tmp_path):
                 directory.append(record)
         summaries.append(summarize(read_run(tmp_path / name)))
     assert summaries[0] == summaries[1] == summarize(run)
-
-
-@pytest.mark.parametrize(
-    ("interval", "p_value", "expected"),
-    [
-        ([0.1, 0.2], 0.01, "maxent is better"),
-        ([-0.2, -0.1], 0.01, "greedy is better"),
-        ([-0.1, 0.2], 0.01, "no difference beyond noise"),
-        ([0.1, 0.2], 0.3, "no difference beyond noise"),
-        (None, 1.0, "too few items to tell"),
-    ],
-)
-def test_somebody_wins_only_where_interval_and_test_agree(interval, p_value, expected):
-    """Catches a winner announced on one of two contradicting figures."""
-    assert verdict("maxent", "greedy", {"ci95": interval, "p_value": p_value}) == expected
 
 
 def test_reward_and_correctness_are_related_over_draws_from_the_model():

@@ -10,8 +10,9 @@ from typing import Annotated
 
 import typer
 
-from maxent_ts.cli import options
-from maxent_ts.cli.shared import EXIT_INTERRUPTED, Format, explained, note
+from maxent_ts.cli import options, runs
+from maxent_ts.cli.completion import complete_method, complete_task
+from maxent_ts.cli.shared import EXIT_INTERRUPTED, ComparisonFormat, Format, explained, note
 
 __all__ = ["app", "main"]
 
@@ -50,9 +51,17 @@ def _options(version: Annotated[bool, typer.Option("--version", help="Show versi
 
 @app.command("eval")
 def _eval(
-    tasks: Annotated[list[str], typer.Argument(metavar="TASKS...", help="demo, or tasks by name, or file.py:name.")],
+    tasks: Annotated[
+        list[str], typer.Argument(metavar="TASKS...", help="demo, tasks by name, or file.py:name.", autocompletion=complete_task)
+    ],
     method: Annotated[
-        list[str] | None, typer.Option("--method", help="Method name; repeatable. [default: all]", rich_help_panel="Search")
+        list[str] | None,
+        typer.Option(
+            "--method",
+            help="Method name; repeatable. [default: all]",
+            rich_help_panel="Search",
+            autocompletion=complete_method,
+        ),
     ] = None,
     settings: options.Set = None,
     tilt: options.Tilt = None,
@@ -79,17 +88,21 @@ def _eval(
     dtype: options.DType = None,
     device: options.Device = None,
     batch_size: options.BatchSize = None,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Items per task: a seeded stratified subset.")] = None,
+    limit: options.Limit = None,
     seed: options.Seed = 0,
     data_dir: options.DataDir = None,
     output_dir: Annotated[
         Path | None, typer.Option("--output-dir", help="Run directory. [default: runs/<name of the run>]")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start over in a directory that holds another run.")] = False,
-    max_failures: Annotated[int, typer.Option("--max-failures", min=0, help="Failed items that still give exit code 0.")] = 0,
+    overwrite: options.Overwrite = False,
+    max_failures: options.MaxFailures = 0,
+    max_total_tokens: options.MaxTotalTokens = None,
+    max_seconds: options.MaxSeconds = None,
     save_trees: Annotated[int, typer.Option("--save-trees", min=0, help="Search trees kept per task and method.")] = 1,
     output_format: options.OutputFormat = Format.TABLE,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    track: options.Track = None,
+    quiet: options.Quiet = False,
+    _config: options.Config = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the resolved configuration and upper bounds; run nothing.")
     ] = False,
@@ -124,14 +137,22 @@ def _eval(
                 "data_dir": data_dir,
                 "output_dir": output_dir,
                 "save_trees": save_trees,
+                "max_total_tokens": max_total_tokens,
+                "max_seconds": max_seconds,
             },
             reward_weights=reward_weights,
             overwrite=overwrite,
             max_failures=max_failures,
             output_format=output_format,
             quiet=quiet,
+            track=track or [],
             dry_run=dry_run,
         )
+
+
+app.command("sweep")(runs.sweep)
+app.command("rescore")(runs.rescore)
+app.command("export")(runs.export)
 
 
 @app.command("generate")
@@ -139,7 +160,7 @@ def _generate(
     prompt: Annotated[str | None, typer.Argument(metavar="[PROMPT]", help="A text prompt. Or use --task and --item.")] = None,
     task: Annotated[str | None, typer.Option("--task", help="Take the prompt from this task.")] = None,
     item: Annotated[str | None, typer.Option("--item", help="Which item of the task. [default: the first]")] = None,
-    method: Annotated[str, typer.Option("--method", help="Method name.", rich_help_panel="Search")] = "maxent",
+    method: options.Method = "maxent",
     settings: options.Set = None,
     tilt: options.Tilt = None,
     reward: options.Reward = None,
@@ -160,6 +181,8 @@ def _generate(
     seed: options.Seed = 0,
     data_dir: options.DataDir = None,
     output_format: options.OutputFormat = Format.TABLE,
+    quiet: options.Quiet = False,
+    _config: options.Config = None,
     debug: options.Debug = False,
 ) -> None:
     """Search for one prompt; show completions with weights, rewards and log p, the bracket of log Z, and the tokens used."""
@@ -193,6 +216,37 @@ def _generate(
             reward_weights=reward_weights,
             num_return_sequences=num_return_sequences,
             output_format=output_format,
+            quiet=quiet,
+        )
+
+
+@app.command("compare")
+def _compare(
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN_A RUN_B...", help="Run directories; RUN:METHOD takes one method of a run.")
+    ],
+    metric: Annotated[str | None, typer.Option("--metric", help="reward or accuracy. [default: both]")] = None,
+    method: Annotated[list[str] | None, typer.Option("--method", help="Only this method; repeatable. [default: all]")] = None,
+    cluster_by: Annotated[str, typer.Option("--cluster-by", help="What is resampled together: example or stratum.")] = "example",
+    allow_unequal: Annotated[
+        bool, typer.Option("--allow-unequal", help="Compare on shared items where items, budgets or rewards differ.")
+    ] = False,
+    output_format: Annotated[
+        ComparisonFormat, typer.Option("--format", help="csv and json have full precision.")
+    ] = ComparisonFormat.TABLE,
+    debug: options.Debug = False,
+) -> None:
+    """Compare the later runs with the first, item by item: intervals, permutation tests, what could have been detected."""
+    from maxent_ts.cli.comparison import run_compare
+
+    with explained(debug=debug):
+        run_compare(
+            runs=runs,
+            metric=metric,
+            methods=method or [],
+            cluster_by=cluster_by,
+            allow_unequal=allow_unequal,
+            output_format=output_format,
         )
 
 
@@ -200,13 +254,17 @@ def _generate(
 def _report(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run directory, such as runs/demo.")],
     output: Annotated[Path | None, typer.Option("--output", help="The page. [default: RUN_DIR/report.html]")] = None,
+    export: Annotated[
+        Path | None,
+        typer.Option("--export", help="Also write each figure as SVG and PDF, each table as CSV, Markdown and LaTeX, there."),
+    ] = None,
     debug: options.Debug = False,
 ) -> None:
     """Write one self-contained HTML page about a run."""
     with explained(debug=debug):
         from maxent_ts.report.html import write_report
 
-        typer.echo(str(write_report(run_dir, output)))
+        typer.echo(str(write_report(run_dir, output, export=export)))
 
 
 @app.command("tree")
@@ -236,7 +294,8 @@ def _tree(
 @app.command("list")
 def _list(
     kind: Annotated[
-        str | None, typer.Argument(metavar="[methods|tasks|rewards|engines]", help="What to list. [default: all]")
+        str | None,
+        typer.Argument(metavar="[methods|tasks|rewards|engines|trackers|schema]", help="What to list. [default: all but schema]"),
     ] = None,
     output_format: options.OutputFormat = Format.TABLE,
     debug: options.Debug = False,

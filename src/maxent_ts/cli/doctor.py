@@ -1,9 +1,13 @@
-"""`maxent-ts doctor`: does this installation work, and if not, what to do."""
+"""`maxent-ts doctor`: does this installation work, and if not, what to do. Nothing of it uses the network."""
 
 from __future__ import annotations
 
 import importlib.util
+import os
+import shutil
 from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -15,6 +19,11 @@ from maxent_ts.loading import embedded_model_path, load_engine, load_task
 from maxent_ts.presets import DEMO_TASKS, EMBEDDED_MODEL
 
 __all__ = ["examine", "run_doctor"]
+
+EXTRAS = {"report": "matplotlib", "trackio": "trackio", "wandb": "wandb", "mlflow": "mlflow", "lm-eval": "lm_eval"}
+"""What may be missing without harm, and the module that tells."""
+
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 def run_doctor(output_format: Format) -> None:
@@ -30,12 +39,15 @@ def run_doctor(output_format: Format) -> None:
 
 
 def examine() -> list[dict[str, Any]]:
-    """Return the checks as `{"name", "ok", "found"}`."""
+    """Return the checks as `{"name", "ok", "found"}`. An optional package that is missing is no failure."""
+    hide_loading_bars(EMBEDDED_MODEL)  # counts only before huggingface_hub is imported, which a check does
     steps: dict[str, Callable[[], str]] = {
         "versions": lambda: ", ".join(f"{name} {number or 'not installed'}" for name, number in versions().items()),
         "machine": lambda: ", ".join(f"{name} {value}" for name, value in hardware().items()),
-        "engine hf": _torch,
-        "report": _matplotlib,
+        "free memory": _free_memory,
+        "devices": _devices,
+        **{f"extra {name}": lambda name=name, module=module: _extra(name, module) for name, module in EXTRAS.items()},
+        "hub": _hub,
         "embedded data": lambda: ", ".join(f"{name}: {len(load_task(name).examples())} items" for name in DEMO_TASKS),
         "embedded model": lambda: str(embedded_model_path()),
         "generation": _generate,
@@ -50,36 +62,73 @@ def _check(name: str, step: Callable[[], str]) -> dict[str, Any]:
         return {"name": name, "ok": False, "found": str(error)}
 
 
-def _torch() -> str:
+def _free_memory() -> str:
+    listing = Path("/proc/meminfo")
+    if not listing.exists():
+        return "not known on this system"
+    numbers = dict(line.split(":", 1) for line in listing.read_text().splitlines())
+    available = int(numbers["MemAvailable"].split()[0]) / 2**20
+    return f"{available:.1f} GiB"
+
+
+def _devices() -> str:
+    """Every device with its free memory and the number types that it can multiply in."""
     if importlib.util.find_spec("torch") is None:
-        raise MaxentError("torch is not installed. Run: pip install 'maxent-ts[hf]'")
+        raise MaxentError("torch is not installed; only the table engine works without it. Run: pip install 'maxent-ts[hf]'")
     import torch
 
-    devices = ["cpu"]
-    if torch.cuda.is_available():
-        free, total = torch.cuda.mem_get_info()
-        devices.append(
-            f"cuda ({torch.cuda.get_device_name()}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free, "
-            f"bfloat16 {'yes' if torch.cuda.is_bf16_supported() else 'no'})"
-        )
+    found = [f"cpu ({_dtypes('cpu')}; {torch.get_num_threads()} threads)"]
+    for index in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(index)
+        memory = f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
+        found.append(f"cuda:{index} ({torch.cuda.get_device_name(index)}, {memory}; {_dtypes(f'cuda:{index}')})")
     if torch.backends.mps.is_available():
-        devices.append("mps")
-    return f"{', '.join(devices)}; {torch.get_num_threads()} threads"
+        found.append(f"mps ({_dtypes('mps')})")
+    return ", ".join(found)
 
 
-def _matplotlib() -> str:
-    if importlib.util.find_spec("matplotlib") is None:
-        raise MaxentError("matplotlib is not installed; reports need it. Run: pip install 'maxent-ts[report]'")
-    return "matplotlib is there"
+def _dtypes(device: str) -> str:
+    import torch
+
+    works = []
+    for name in DTYPES:
+        try:
+            one = torch.ones(2, 2, dtype=getattr(torch, name), device=device)
+            if bool((one @ one == 2).all()):
+                works.append(name)
+        except (RuntimeError, TypeError):  # the device has no arithmetic for this type
+            continue
+    return ", ".join(works)
+
+
+def _extra(name: str, module: str) -> str:
+    if importlib.util.find_spec(module) is None:
+        return f"not installed. Run: pip install 'maxent-ts[{name}]'"
+    packages = metadata.packages_distributions().get(module, [module])
+    return ", ".join(f"{package} {metadata.version(package)}" for package in sorted(set(packages)))
+
+
+def _hub() -> str:
+    """Whether a token is there, which no one has asked the hub about, and where downloads go."""
+    if importlib.util.find_spec("huggingface_hub") is None:
+        return "huggingface_hub is not installed. Run: pip install 'maxent-ts[hf]'"
+    from huggingface_hub import constants, get_token
+
+    cache = Path(constants.HF_HUB_CACHE)
+    place = next(one for one in (cache, *cache.parents) if one.exists())
+    free = shutil.disk_usage(place).free / 2**30
+    login = "logged in" if get_token() else "not logged in (hf auth login; needed for gated and private models alone)"
+    mode = ", offline" if constants.HF_HUB_OFFLINE else ""
+    writable = "" if os.access(place, os.W_OK) else ", which cannot be written"
+    return f"{login}{mode}; cache {cache}{writable}, {free:.0f} GiB free"
 
 
 def _generate() -> str:
     from maxent_ts.config import make_config
-    from maxent_ts.evaluate import plan
+    from maxent_ts.planning import plan
     from maxent_ts.search.run import SearchJob, run_searches
     from maxent_ts.types import Budget, Policy
 
-    hide_loading_bars(EMBEDDED_MODEL)
     config = make_config(tasks=DEMO_TASKS[:1], methods=({"name": "greedy"},), limit=1, num_rollouts=1, max_new_tokens=5)
     (one,) = plan(config)
     job = SearchJob("doctor", one.examples[0].prompt, Policy(5), one.methods[0][1], budget=Budget(5), inputs=one.examples[0].inputs)

@@ -8,17 +8,19 @@ from typing import Any
 
 import typer
 
-from maxent_ts.cli.progress import close_watcher, make_watcher
+from maxent_ts.cli.progress import make_watcher
 from maxent_ts.cli.shared import EXIT_FAILURES, EXIT_INTERRUPTED, Format, hide_loading_bars, note, write_json
 from maxent_ts.cli.tables import print_summary
-from maxent_ts.config import MethodConfig, RunConfig, expand_tasks, make_config, parse_assignments
+from maxent_ts.config import VARIANT_FIELDS, RunConfig, expand_tasks, make_config, parse_assignments
 from maxent_ts.errors import SettingError
-from maxent_ts.evaluate import evaluate, plan
+from maxent_ts.evaluate import Watchers, evaluate
+from maxent_ts.loading import load_named
+from maxent_ts.planning import plan
 from maxent_ts.presets import DEFAULT_METHODS, DEMO_LIMIT
+from maxent_ts.records import Run
+from maxent_ts.registry import METHODS_OF_ONE_COMPLETION, TRACKERS
 
-__all__ = ["bounds", "build_config", "parse_weights", "run_eval"]
-
-METHODS_OF_ONE_COMPLETION = frozenset({"greedy", "sample"})
+__all__ = ["bounds", "build_config", "default_directory", "parse_weights", "print_run", "run_config", "run_eval", "show_plan"]
 
 
 def run_eval(
@@ -32,29 +34,42 @@ def run_eval(
     max_failures: int,
     output_format: Format,
     quiet: bool,
+    track: Sequence[str],
     dry_run: bool,
 ) -> None:
-    """Run, show progress, print the table; leaves with exit code 1 if too many items failed, 130 if stopped."""
+    """Run what a command asks for, or show its plan."""
     config = build_config(tasks=tasks, methods=methods, settings=settings, values=values, reward_weights=reward_weights)
     if dry_run:
-        _show_plan(config, output_format)
-        return
-    hide_loading_bars(config.model)
-    watcher = make_watcher(quiet=quiet)
+        show_plan(config, output_format)
+    else:
+        run_config(config, overwrite=overwrite, max_failures=max_failures, output_format=output_format, quiet=quiet, track=track)
+
+
+def run_config(
+    config: RunConfig,
+    *,
+    overwrite: bool,
+    max_failures: int,
+    output_format: Format,
+    quiet: bool,
+    track: Sequence[str] = (),
+    num_probe_items: int = 0,
+) -> None:
+    """Run, show progress, print the table; leaves with exit code 1 if too many items failed, 130 if stopped."""
+    hide_loading_bars(config.model, quiet=quiet)
+    watcher = Watchers(make_watcher(quiet=quiet), *(load_named(TRACKERS, name, "tracker")() for name in track))
     try:
-        run = evaluate(config, watcher=watcher, overwrite=overwrite)
+        run = evaluate(config, watcher=watcher, overwrite=overwrite, num_probe_items=num_probe_items)
     except KeyboardInterrupt as error:
-        close_watcher(watcher)
         note(f"Stopped. What was finished is in {config.output_dir}; the same command again continues from there.")
         raise typer.Exit(EXIT_INTERRUPTED) from error
-    finally:
-        close_watcher(watcher)
+    print_run(run, output_format, quiet=quiet)
+    if run.info.status == "capped":
+        note(
+            f"Capped: {len(run.records)} of {run.info.num_searches} searches were run. The same command with a higher "
+            "--max-total-tokens or --max-seconds, or without, continues from there."
+        )
     assert run.summary is not None
-    if output_format is Format.JSON:
-        write_json(run.summary)
-    else:
-        print_summary(run.summary)
-    note(f"Records: {config.output_dir}    Page: maxent-ts report {config.output_dir}")
     failures = run.summary["failures"]
     if failures:
         first = failures[0]
@@ -64,6 +79,17 @@ def run_eval(
         )
     if len(failures) > max_failures:
         raise typer.Exit(EXIT_FAILURES)
+
+
+def print_run(run: Run, output_format: Format, *, quiet: bool = False) -> None:
+    """Print the summary of a run, and where it is."""
+    assert run.summary is not None
+    if output_format is Format.JSON:
+        write_json(run.summary)
+    else:
+        print_summary(run.summary)
+    if not quiet:
+        note(f"Records: {run.path}    Page: maxent-ts report {run.path}")
 
 
 def build_config(
@@ -81,17 +107,22 @@ def build_config(
     for name in names:
         rest = dict(assigned[name])
         tilt = rest.pop("tilt", None)
-        configs.append(MethodConfig(name=name, settings=rest, tilt=None if tilt is None else _number(tilt, f"{name}.tilt")))
+        configs.append({"name": name, "settings": rest, "tilt": None if tilt is None else _number(tilt, f"{name}.tilt")})
     weights = parse_weights(reward_weights)
     limit = DEMO_LIMIT if "demo" in tasks else None
     values = {**values, "limit": values.get("limit") or limit}
     config = make_config(tasks=expand_tasks(tasks), methods=tuple(configs), reward_weights=weights, **values)
     if values.get("output_dir") is not None:
         return config
-    name = "-".join(Path(task.rpartition(":")[0] or task).stem for task in tasks)
     default = make_config(tasks=config.tasks, limit=limit)
-    suffix = "" if config.digest() == default.digest() else f"-{config.digest()}"
-    return config.model_copy(update={"output_dir": Path("runs") / f"{name}{suffix}"})
+    name = default_directory(tasks, None if config.digest() == default.digest() else config)
+    return config.model_copy(update={"output_dir": name})
+
+
+def default_directory(tasks: Sequence[str], config: RunConfig | None = None, prefix: str = "") -> Path:
+    """Return where a run goes that has no --output-dir: named after the tasks and, if it is given, the configuration."""
+    name = "-".join(Path(task.rpartition(":")[0] or task).stem for task in tasks)
+    return Path("runs") / (prefix + name + ("" if config is None else f"-{config.digest()}"))
 
 
 def parse_weights(text: str | None) -> tuple[float, ...] | None:
@@ -103,24 +134,28 @@ def bounds(config: RunConfig) -> dict[str, Any]:
     """Return how many searches there are, and upper bounds on what they cost."""
     plans = plan(config)
     searches = [(one, method) for one in plans for method, _ in one.methods]
-    budgets = [
-        (len(one.examples), config.max_new_tokens if method.name in METHODS_OF_ONE_COMPLETION else config.generated_tokens, method)
-        for one, method in searches
-    ]
+    by_variant: dict[str, int] = {}
+    for one, method in searches:
+        by_variant[method.label] = by_variant.get(method.label, 0) + len(one.examples) * (method.generated_tokens or 0)
+    budgets = [(len(one.examples), method.generated_tokens or 0, method) for one, method in searches]
     return {
         "items": {one.task.name: len(one.examples) for one in plans},
         "rewards": {one.task.name: one.reward.name for one in plans},
         "skipped": {one.task.name: dict(one.skipped) for one in plans if one.skipped},
         "searches": sum(count for count, _, _ in budgets),
-        "generated_tokens_at_most": sum(count * tokens for count, tokens, _ in budgets),
+        "generated_tokens_at_most": sum(by_variant.values()),
+        "generated_tokens_at_most_by_variant": by_variant,
         "reward_calls_at_most": sum(
             count * (1 if method.name in METHODS_OF_ONE_COMPLETION else tokens) for count, tokens, method in budgets
         ),
-        "reward_calls_at_full_length": sum(count * max(1, tokens // config.max_new_tokens) for count, tokens, _ in budgets),
+        "reward_calls_at_full_length": sum(
+            count * max(1, tokens // (method.max_new_tokens or 1)) for count, tokens, method in budgets
+        ),
     }
 
 
-def _show_plan(config: RunConfig, output_format: Format) -> None:
+def show_plan(config: RunConfig, output_format: Format) -> None:
+    """Print the resolved configuration and upper bounds."""
     found = {"config": config.model_dump(mode="json"), "bounds": bounds(config)}
     if output_format is Format.JSON:
         write_json(found)
@@ -142,8 +177,8 @@ def _readable(value: Any) -> str:
 
 
 def _method(method: Mapping[str, Any]) -> str:
-    settings = {**method["settings"], **({} if method["tilt"] is None else {"tilt": method["tilt"]})}
-    return method["name"] + (f"({', '.join(f'{key}={value}' for key, value in settings.items())})" if settings else "")
+    named = {**method["settings"], **{name: method[name] for name in VARIANT_FIELDS if method[name] is not None}}
+    return method["name"] + (f"({', '.join(f'{key}={value}' for key, value in named.items())})" if named else "")
 
 
 def _number(text: str, what: str) -> float:

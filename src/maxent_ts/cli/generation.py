@@ -16,6 +16,7 @@ from maxent_ts.config import MethodConfig, RunConfig, make_config, parse_assignm
 from maxent_ts.errors import SettingError, UnknownNameError
 from maxent_ts.fingerprint import example_seed, plain
 from maxent_ts.loading import load_engine, load_method, load_task
+from maxent_ts.registry import nearest_name
 from maxent_ts.rewards.base import Reward
 from maxent_ts.rewards.combine import parse_rewards
 from maxent_ts.search.run import SearchJob, SearchResult, run_searches
@@ -39,6 +40,7 @@ def run_generate(
     reward_weights: str | None,
     num_return_sequences: int,
     output_format: Format,
+    quiet: bool,
 ) -> None:
     """Search for one prompt and print what was found."""
     assigned = dict(parse_assignments(settings, [method])[method])
@@ -46,7 +48,7 @@ def run_generate(
     config = make_config(
         tasks=(task_name or "prompt",), methods=(MethodConfig(name=method, settings=assigned),), reward_weights=weights, **values
     )
-    hide_loading_bars(config.model)
+    hide_loading_bars(config.model, quiet=quiet)
     task, example = _example(prompt, task_name, item, config)
     specs = list(config.rewards) or (list(task.rewards) if task else [DEFAULT_REWARD])
     default_weights = list(task.rewards.values()) if task and not config.rewards else [1.0] * len(specs)
@@ -71,7 +73,8 @@ def _example(prompt: str | None, task_name: str | None, item: str | None, config
         return task, next(iter(examples.values()))
     if item not in examples:
         some = ", ".join(list(examples)[:5])
-        raise UnknownNameError(f"The task '{task_name}' has no item '{item}'. Some of its {len(examples)} items: {some}.")
+        hint = nearest_name(item, examples)
+        raise UnknownNameError(f"The task '{task_name}' has no item '{item}'.{hint} Some of its {len(examples)} items: {some}.")
     return task, examples[item]
 
 

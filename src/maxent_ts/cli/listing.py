@@ -20,13 +20,19 @@ KINDS: Mapping[str, Mapping[str, str]] = {
     "tasks": registry.TASKS,
     "rewards": registry.REWARDS,
     "engines": registry.ENGINES,
+    "trackers": registry.TRACKERS,
 }
 
 
 def run_list(kind: str | None, output_format: Format) -> None:
-    """Print what there is of one kind, or of all."""
+    """Print what there is of one kind, or of all; `schema` is the JSON Schema of a record."""
+    if kind == "schema":
+        from maxent_ts.record import record_schema
+
+        write_json(record_schema())
+        return
     if kind is not None and kind not in KINDS:
-        raise UnknownNameError(f"There is no list of '{kind}'. Known: {', '.join(KINDS)}.")
+        raise UnknownNameError(registry.unknown_name("list", kind, [*KINDS, "schema"]))
     found = {one: listing(one) for one in ([kind] if kind else KINDS)}
     if output_format is Format.JSON:
         write_json(found)

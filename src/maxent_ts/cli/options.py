@@ -7,20 +7,37 @@ from typing import Annotated
 
 import typer
 
+from maxent_ts.cli.completion import (
+    complete_engine,
+    complete_method,
+    complete_preset,
+    complete_reward,
+    complete_setting,
+    complete_tracker,
+)
+from maxent_ts.cli.config_file import read_config_file
 from maxent_ts.cli.shared import Format
 
 __all__ = [
     "BatchSize",
+    "Config",
     "DType",
     "DataDir",
     "Debug",
     "Device",
     "Engine",
+    "Limit",
+    "MaxFailures",
     "MaxNewTokens",
+    "Method",
+    "MaxSeconds",
+    "MaxTotalTokens",
     "Model",
     "NumRollouts",
     "OutputFormat",
+    "Overwrite",
     "PresetName",
+    "Quiet",
     "Reward",
     "RewardWeights",
     "Seed",
@@ -30,16 +47,24 @@ __all__ = [
     "Tilt",
     "TopK",
     "TopP",
+    "Track",
 ]
 
 _MODEL = "Model"
 _SEARCH = "Search"
+_CAPS = "Caps: the run ends there and can be continued"
 
 Model = Annotated[
     str | None, typer.Option("--model", help="Model directory or hub id. [default: the embedded model]", rich_help_panel=_MODEL)
 ]
 Engine = Annotated[
-    str | None, typer.Option("--engine", help="Engine name, or file.py:function. [default: hf]", rich_help_panel=_MODEL)
+    str | None,
+    typer.Option(
+        "--engine",
+        help="Engine name, or file.py:function. [default: hf]",
+        rich_help_panel=_MODEL,
+        autocompletion=complete_engine,
+    ),
 ]
 DType = Annotated[
     str | None, typer.Option("--dtype", help="float32, bfloat16 or float16. [default: float32]", rich_help_panel=_MODEL)
@@ -49,10 +74,14 @@ BatchSize = Annotated[
     int | None, typer.Option("--batch-size", min=1, help="Rollouts decoded side by side.", rich_help_panel=_MODEL)
 ]
 
+Method = Annotated[str, typer.Option("--method", help="Method name.", rich_help_panel=_SEARCH, autocompletion=complete_method)]
 Reward = Annotated[
     list[str] | None,
     typer.Option(
-        "--reward", help="Reward name, or file.py:function; repeat to add. [default: the task's]", rich_help_panel=_SEARCH
+        "--reward",
+        help="Reward name, or file.py:function; repeat to add. [default: the task's]",
+        rich_help_panel=_SEARCH,
+        autocompletion=complete_reward,
     ),
 ]
 RewardWeights = Annotated[
@@ -61,7 +90,13 @@ RewardWeights = Annotated[
 ]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="METHOD.KEY=VALUE", help="A method's setting; repeatable.", rich_help_panel=_SEARCH),
+    typer.Option(
+        "--set",
+        metavar="METHOD.KEY=VALUE",
+        help="A method's setting; repeatable.",
+        rich_help_panel=_SEARCH,
+        autocompletion=complete_setting,
+    ),
 ]
 Tilt = Annotated[float | None, typer.Option("--tilt", min=0, help="λ in p(x)·exp(λ r(x)). [default: 1]", rich_help_panel=_SEARCH)]
 PresetName = Annotated[
@@ -70,6 +105,7 @@ PresetName = Annotated[
         "--preset",
         help="quick (5 rollouts × 30 tokens), balanced (10 × 50) or thorough (20 × 100). [default: balanced]",
         rich_help_panel=_SEARCH,
+        autocompletion=complete_preset,
     ),
 ]
 NumRollouts = Annotated[int | None, typer.Option("--num-rollouts", min=1, help="Overrides the preset's.", rich_help_panel=_SEARCH)]
@@ -90,5 +126,33 @@ Seed = Annotated[int, typer.Option("--seed", min=0, help="Same seed, same result
 DataDir = Annotated[
     Path | None, typer.Option("--data-dir", help="Directory in OpenTSLM's own layout. [default: the embedded sample]")
 ]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Items per task: a seeded stratified subset.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start over in a directory that holds another run.")]
+MaxFailures = Annotated[int, typer.Option("--max-failures", min=0, help="Failed items that still give exit code 0.")]
+MaxTotalTokens = Annotated[
+    int | None,
+    typer.Option(
+        "--max-total-tokens",
+        min=1,
+        help="Generated tokens of the whole run, earlier starts included: a search starts only if its budget still fits.",
+        rich_help_panel=_CAPS,
+    ),
+]
+MaxSeconds = Annotated[
+    float | None,
+    typer.Option(
+        "--max-seconds", min=0.001, help="Wall time of this start. What is not finished then is dropped.", rich_help_panel=_CAPS
+    ),
+]
 OutputFormat = Annotated[Format, typer.Option("--format", help="json prints nothing but data on standard output.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+Track = Annotated[
+    list[str] | None, typer.Option("--track", help="trackio, wandb or mlflow; repeatable.", autocompletion=complete_tracker)
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Nothing but data, and errors.")]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", metavar="FILE.yaml", help="Options from a file; flags go before it.", callback=read_config_file, is_eager=True
+    ),
+]

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from maxent_ts.cli.shared import note
-from maxent_ts.evaluate import Silent, Watcher
+from maxent_ts.evaluate import Estimate, Silent, Watcher
 from maxent_ts.records import Record, RunInfo
 from maxent_ts.search.run import Event
 
-__all__ = ["close_watcher", "make_watcher"]
+__all__ = ["make_watcher"]
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -43,6 +45,16 @@ class _Counting(Silent):
     def recorded(self, record: Record) -> None:
         self.num_done += 1
         self.num_failed += record.error is not None
+
+    def estimated(self, estimate: Estimate) -> None:
+        self.say(
+            f"Estimate from {estimate.num_searches} searches: the other {estimate.num_left} generate about "
+            f"{estimate.generated_tokens:,.0f} tokens (at most {estimate.generated_tokens_at_most:,}) in about "
+            f"{estimate.seconds:.0f} s."
+        )
+
+    def say(self, text: str) -> None:
+        note(text)
 
     @property
     def tokens_per_second(self) -> float:
@@ -115,7 +127,11 @@ class _Bar(_Counting):
         super().recorded(record)
         self._show()
 
-    def close(self) -> None:
+    def say(self, text: str) -> None:
+        self._progress.console.print(text, highlight=False, markup=False)
+
+    def ended(self, summary: Mapping[str, Any] | None) -> None:
+        super().ended(summary)
         self._progress.stop()
 
     def _show(self) -> None:
@@ -128,9 +144,3 @@ def make_watcher(*, quiet: bool) -> Watcher:
     if quiet:
         return Silent()
     return _Bar() if sys.stderr.isatty() else _Lines()
-
-
-def close_watcher(watcher: Watcher) -> None:
-    """Take a bar off the screen."""
-    if isinstance(watcher, _Bar):
-        watcher.close()

@@ -16,7 +16,17 @@ import typer
 from maxent_ts.errors import MaxentError
 from maxent_ts.presets import EMBEDDED_MODEL
 
-__all__ = ["EXIT_FAILURES", "EXIT_INTERRUPTED", "EXIT_USAGE", "Format", "explained", "hide_loading_bars", "note", "write_json"]
+__all__ = [
+    "EXIT_FAILURES",
+    "EXIT_INTERRUPTED",
+    "EXIT_USAGE",
+    "ComparisonFormat",
+    "Format",
+    "explained",
+    "hide_loading_bars",
+    "note",
+    "write_json",
+]
 
 EXIT_FAILURES = 1
 EXIT_USAGE = 2
@@ -27,6 +37,16 @@ class Format(enum.StrEnum):
     """What goes to standard output."""
 
     TABLE = "table"
+    JSON = "json"
+
+
+class ComparisonFormat(enum.StrEnum):
+    """What `compare` writes to standard output."""
+
+    TABLE = "table"
+    MARKDOWN = "markdown"
+    CSV = "csv"
+    LATEX = "latex"
     JSON = "json"
 
 
@@ -48,9 +68,9 @@ def note(text: str) -> None:
     sys.stderr.flush()
 
 
-def hide_loading_bars(model: str) -> None:
-    """Keep transformers from drawing a bar while it reads weights from disk; a download from the hub keeps its bar."""
-    if model == EMBEDDED_MODEL or Path(model).is_dir():
+def hide_loading_bars(model: str, *, quiet: bool = False) -> None:
+    """Keep transformers from drawing a bar while it reads weights; a download from the hub keeps its bar unless `quiet`."""
+    if quiet or model == EMBEDDED_MODEL or Path(model).is_dir():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 

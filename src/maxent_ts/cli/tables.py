@@ -8,9 +8,10 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-__all__ = ["comparison_lines", "comparison_table", "console", "correlation_lines", "print_summary"]
+__all__ = ["comparison_lines", "comparison_table", "console", "correlation_lines", "over_seeds_table", "print_summary"]
 
 WIDTH_WITHOUT_TERMINAL = 132
 
@@ -19,6 +20,9 @@ HEADINGS = ("n", "failed", "accuracy", "macro\nF1", "reward\n± 95 %", "gener.\n
 
 HEADLINE_BASELINES = ("best_of_n", "greedy")
 """Baselines whose paired differences are printed; the others are in summary.json and in the report."""
+
+NUM_COMPARISONS_SHOWN = 12
+"""More lines than this, as a sweep has, are read elsewhere."""
 
 
 def console() -> Console:
@@ -31,15 +35,20 @@ def print_summary(summary: Mapping[str, Any]) -> None:
     out = console()
     for task, methods in summary["tasks"].items():
         out.print(comparison_table(task, methods, summary["skipped"].get(task, {}), summary["budget_per_item"]["generated_tokens"]))
-        for line in [*comparison_lines(summary, task), *correlation_lines(summary, task)]:
+        if task in summary["over_seeds"]:
+            out.print(over_seeds_table(task, summary["over_seeds"][task]))
+        compared = list(comparison_lines(summary, task))
+        if len(compared) > NUM_COMPARISONS_SHOWN:
+            compared = [f"{len(compared)} paired differences: see summary.json, or the page"]
+        for line in [*compared, *correlation_lines(summary, task)]:
             out.print(line, soft_wrap=True, markup=False)
         out.print()
 
 
-def comparison_table(task: str, methods: Mapping[str, Any], skipped: Mapping[str, str], budget: int) -> Table:
-    """Return the table of one task."""
+def comparison_table(task: str, methods: Mapping[str, Any], skipped: Mapping[str, str], budget: int | None) -> Table:
+    """Return the table of one task; `budget` None where it differs between methods."""
     table = Table(
-        title=f"{task}: at most {budget} generated tokens per item",
+        title=task if budget is None else f"{task}: at most {budget} generated tokens per item",
         title_justify="left",
         title_style="bold",
         box=box.SIMPLE_HEAD,
@@ -51,7 +60,7 @@ def comparison_table(task: str, methods: Mapping[str, Any], skipped: Mapping[str
         table.add_column(name, justify="right", no_wrap=True)
     for method, row in methods.items():
         table.add_row(
-            method,
+            escape(method),
             str(row["n"]),
             str(row["n_failed"]),
             _number(row["accuracy"]),
@@ -67,14 +76,34 @@ def comparison_table(task: str, methods: Mapping[str, Any], skipped: Mapping[str
     return table
 
 
+def over_seeds_table(task: str, rows: Mapping[str, Any]) -> Table:
+    """Return the means over seeds, each with the standard deviation between seeds."""
+    table = Table(
+        title=f"{task}: mean over seeds ± standard deviation between them",
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=0,
+    )
+    table.add_column("method", no_wrap=True)
+    for name in ("seeds", "accuracy", "reward", "generated tokens"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for method, row in rows.items():
+        found = [_with_deviation(row[name], digits) for name, digits in (("accuracy", 3), ("reward", 3), ("generated_tokens", 0))]
+        table.add_row(escape(method), str(row["num_seeds"]), *found)
+    return table
+
+
 def comparison_lines(summary: Mapping[str, Any], task: str, baselines: Sequence[str] | None = HEADLINE_BASELINES) -> Iterator[str]:
-    """Yield a line for each paired difference; `baselines` None for all."""
+    """Yield a line for each paired difference; `baselines` are names of methods, None for all."""
     for row in summary["comparisons"]:
-        if row["task"] == task and (baselines is None or row["baseline"] in baselines):
+        if row["task"] == task and (baselines is None or row["baseline"].partition("[")[0] in baselines):
             interval = "" if row["ci95"] is None else f" [{row['ci95'][0]:+.3f}, {row['ci95'][1]:+.3f}]"
             yield (
                 f"{row['metric']}: {row['method']} − {row['baseline']} = {row['difference']:+.3f}{interval}, "
-                f"p = {row['p_value']:.3g}, {row['wins']} wins, {row['ties']} ties, {row['losses']} losses: {row['verdict']}"
+                f"p = {row['p_value']:.3g} (Holm {row['p_holm']:.3g}), {row['wins']} wins, {row['ties']} ties, "
+                f"{row['losses']} losses: {row['verdict']}"
             )
 
 
@@ -95,6 +124,11 @@ def correlation_lines(summary: Mapping[str, Any], task: str) -> Iterator[str]:
 
 def _number(value: float | None, digits: int = 3) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _with_deviation(found: Mapping[str, Any], digits: int) -> str:
+    deviation = "" if found["standard_deviation"] is None else f" ± {_number(found['standard_deviation'], digits)}"
+    return _number(found["mean"], digits) + deviation
 
 
 def _with_interval(reward: Mapping[str, Any]) -> str:

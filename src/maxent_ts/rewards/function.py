@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import math
-from collections.abc import Callable
+import sys
+import threading
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +16,25 @@ import numpy as np
 from maxent_ts.errors import MaxentError, RewardError, SettingError
 from maxent_ts.rewards.base import Evidence, Reward, prefix_function
 
-__all__ = ["call", "check_values", "from_function", "shown"]
+__all__ = ["TrainerState", "call", "check_values", "from_function", "shown"]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerState:
+    """What TRL passes as `trainer_state`, before the first step: nothing is trained here."""
+
+    global_step: int = 0
+    max_steps: int = 0
+    epoch: float = 0.0
+    num_train_epochs: int = 0
+
+
+def _log_nothing(*_: Any) -> None:
+    """Stand for TRL's `log_extra` and `log_metric`: there is no table of a training run to add to."""
+
+
+TRL_COLUMNS: Mapping[str, Any] = {"trainer_state": TrainerState(), "log_extra": _log_nothing, "log_metric": _log_nothing}
+"""What TRL passes beside the columns of the data (trl 1.16, `GRPOTrainer._calculate_rewards`)."""
 
 
 def call(name: str, function: Callable[..., Any], inputs: dict[str, Any], count: int) -> list[float | None]:
@@ -85,7 +107,7 @@ class _FunctionReward:
 
     def __init__(self, function: Callable[..., Any], name: str) -> None:
         self.name = name
-        self._function = function
+        self._function = _synchronous(function)
         prefix = prefix_function(function)
         self.prefix = None if prefix is None else _FunctionReward(prefix, f"{name}.prefix")
         parameters = inspect.signature(function).parameters.values()
@@ -105,12 +127,13 @@ class _FunctionReward:
         Raises:
             RewardError: if it needs a column that is not there, raises, or returns anything but a list of finite numbers.
         """
-        given = {"prompts": prompts, "completions": completions, "completion_ids": completion_ids, **columns}
+        answers = [_as_messages(text) if _is_chat(prompt) else text for prompt, text in zip(prompts, completions, strict=True)]
+        given = {"prompts": prompts, "completions": answers, "completion_ids": completion_ids, **TRL_COLUMNS, **columns}
         missing = sorted(self._needs - set(given))
         if missing:
             raise RewardError(
                 f"The reward '{self.name}' needs {', '.join(repr(each) for each in missing)}, which is not among its inputs: "
-                f"{', '.join(sorted(given))}. Rename the parameter, or give it a default."
+                f"{', '.join(sorted(set(given) - set(TRL_COLUMNS)))}. Rename the parameter, or give it a default."
             )
         chosen = given if self._takes_all else {key: value for key, value in given.items() if key in self._takes}
         return call(self.name, self._function, chosen, len(completions))
@@ -126,7 +149,9 @@ class _FunctionReward:
 def from_function(function: Callable[..., Any], name: str | None = None) -> Reward:
     """Make a reward of a function with TRL's signature.
 
-    Without `**kwargs` the function gets only the columns its parameters name.
+    Without `**kwargs` the function gets only the columns its parameters name. As in TRL, the completion of a prompt of chat
+    messages comes as `[{"role": "assistant", "content": text}]`, the function may be `async`, and None stands for a completion
+    that it does not apply to. `trainer_state` is that of step 0; what is given to `log_extra` and `log_metric` is not kept.
 
     Args:
         function: `(prompts, completions, completion_ids, **columns) -> list[float | None]`, any subset of the parameters.
@@ -139,6 +164,11 @@ def from_function(function: Callable[..., Any], name: str | None = None) -> Rewa
         raise SettingError(
             f"A reward must be callable, but {shown(function)} is not. Give a function that returns a list of numbers."
         )
+    if "torch" in sys.modules and isinstance(function, sys.modules["torch"].nn.Module):
+        raise SettingError(
+            f"A reward model such as {type(function).__name__} needs its tokenizer. Make a reward of both with "
+            "maxent_ts.integrations.trl.reward_model(model, tokenizer)."
+        )
     label = name or getattr(function, "__name__", type(function).__name__)
     try:
         parameters = inspect.signature(function).parameters.values()
@@ -149,3 +179,37 @@ def from_function(function: Callable[..., Any], name: str | None = None) -> Rewa
     if any(parameter.kind is parameter.POSITIONAL_ONLY for parameter in parameters):
         raise SettingError(f"The reward '{label}' takes positional-only parameters, but is called by keyword. Remove the '/'.")
     return _FunctionReward(function, label)
+
+
+def _is_chat(prompt: Any) -> bool:
+    return isinstance(prompt, Sequence) and len(prompt) > 0 and all(isinstance(one, Mapping) for one in prompt)
+
+
+def _as_messages(text: str) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": text}]
+
+
+def _synchronous(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a plain function that waits for what an `async` one, or an object with an async `__call__`, promises."""
+    if not (inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))):  # noqa: B004
+        return function
+    return lambda **columns: _finished(function(**columns))
+
+
+def _finished(promise: Coroutine[Any, Any, Any]) -> Any:
+    """Run a coroutine to its end; in a thread of its own, since a notebook has a running loop in this one."""
+    outcome: list[Any] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            outcome.append(asyncio.run(promise))
+        except BaseException as error:  # noqa: BLE001 - raised again below, in the thread that asked
+            errors.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return outcome[0]

@@ -89,6 +89,8 @@ class Live:
         self._error: Exception | None = None
         self._texts: dict[Tokens, str] = {}
         self._cost_at: dict[Tokens, int] = {}
+        self._num_finished = 0
+        self._finished: set[Tokens] = set()
         self._trajectory: list[tuple[int, float]] = []
         self._started = time.perf_counter()
         target = Target(
@@ -126,8 +128,11 @@ class Live:
             self.request = self._search.send(value)
         except StopIteration as stop:
             self.request = None
-            self._outcome = self._with_texts(stop.value)
             self.is_done = True
+            try:
+                self._outcome = self._completed(stop.value)
+            except Exception as error:  # noqa: BLE001 - as above: a user's method may return anything
+                self.fail(error)
         except Exception as error:  # noqa: BLE001 - as above
             self.fail(error)
 
@@ -274,10 +279,19 @@ class Live:
                     self.usage.rollouts += 1
                     self.usage.generated_tokens += len(rollout.tokens)
                     self._cost_at.setdefault(one.prefix + rollout.tokens, self.usage.generated_tokens)
+                    if rollout.finish_reason != "unfinished":
+                        self._num_finished += 1
+                        self._finished.add(one.prefix + rollout.tokens)
             elif isinstance(answer, TopTokens):
                 self.usage.generated_tokens += len(answer.tokens) > 0
         self._value = tuple(self._answers) if isinstance(self.request, Parallel) else self._answers[0]
 
-    def _with_texts(self, outcome: Outcome) -> Outcome:
+    def _completed(self, outcome: Outcome) -> Outcome:
+        """Add the texts, and the diagnostics that every method has: see `Outcome.info`."""
         completions = tuple(replace(one, text=self.text(one.tokens)) for one in outcome.completions)
-        return replace(outcome, completions=completions)
+        info = dict(outcome.info)
+        if outcome.weights:
+            info["ess"] = 1.0 / math.fsum(weight * weight for weight in outcome.weights)
+        if self._num_finished:
+            info["duplicate_rate"] = 1.0 - len(self._finished) / self._num_finished
+        return replace(outcome, completions=completions, info=info)

@@ -1,0 +1,135 @@
+"""The commands about runs beyond a single comparison: sweeps, scoring again, and export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from maxent_ts.cli import options
+from maxent_ts.cli.shared import Format, explained, note
+
+__all__ = ["export", "rescore", "sweep"]
+
+RunDirectory = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run directory, such as runs/demo.")]
+
+_GRID = "Grid: values with commas between them"
+
+
+def _axis(flag: str, text: str) -> typer.models.OptionInfo:
+    return typer.Option(flag, metavar="VALUES", help=text, rich_help_panel=_GRID)
+
+
+def sweep(
+    tasks: Annotated[list[str], typer.Argument(metavar="TASKS...", help="Tasks by name, or file.py:name.")],
+    method: Annotated[
+        list[str] | None, typer.Option("--method", help="Method name; repeatable. [default: all]", rich_help_panel=_GRID)
+    ] = None,
+    num_rollouts: Annotated[str | None, _axis("--num-rollouts", "Such as 5,10,20. [default: the preset's]")] = None,
+    max_new_tokens: Annotated[str | None, _axis("--max-new-tokens", "Such as 30,50. [default: the preset's]")] = None,
+    tilt: Annotated[str | None, _axis("--tilt", "λ, such as 0.5,1,2. [default: 1]")] = None,
+    num_parallel: Annotated[str | None, _axis("--num-parallel", "Rollouts per round, for methods that have rounds.")] = None,
+    seed: Annotated[str | None, _axis("--seed", "Such as 0,1,2; the items are the same for all. [default: 0]")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="METHOD.KEY=VALUES", help="Values of a method's setting; repeatable.", rich_help_panel=_GRID),
+    ] = None,
+    reward: options.Reward = None,
+    reward_weights: options.RewardWeights = None,
+    preset: options.PresetName = None,
+    temperature: options.Temperature = None,
+    top_k: options.TopK = None,
+    top_p: options.TopP = None,
+    stop_string: options.StopString = None,
+    model: options.Model = None,
+    engine: options.Engine = None,
+    dtype: options.DType = None,
+    device: options.Device = None,
+    batch_size: options.BatchSize = None,
+    limit: options.Limit = None,
+    data_dir: options.DataDir = None,
+    output_dir: Annotated[
+        Path | None, typer.Option("--output-dir", help="Run directory. [default: runs/sweep-<name of the run>]")
+    ] = None,
+    overwrite: options.Overwrite = False,
+    max_failures: options.MaxFailures = 0,
+    max_total_tokens: options.MaxTotalTokens = None,
+    max_seconds: options.MaxSeconds = None,
+    save_trees: Annotated[int, typer.Option("--save-trees", min=0, help="Search trees kept per task and variant.")] = 0,
+    output_format: options.OutputFormat = Format.TABLE,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan with upper bounds; run nothing.")] = False,
+    debug: options.Debug = False,
+) -> None:
+    """Compare methods over a grid of settings, budgets, λ and seeds, as one run that can be stopped and continued."""
+    from maxent_ts.cli.sweep import run_sweep
+
+    with explained(debug=debug):
+        run_sweep(
+            tasks=tasks,
+            methods=method,
+            settings=settings or [],
+            axes={"num_rollouts": num_rollouts, "max_new_tokens": max_new_tokens, "tilt": tilt, "seed": seed},
+            num_parallel=num_parallel,
+            values={
+                "rewards": reward,
+                "preset": preset,
+                "temperature": temperature,
+                "top_k": top_k,
+                "top_p": top_p,
+                "stop_strings": stop_string,
+                "model": model,
+                "engine": engine,
+                "dtype": dtype,
+                "device": device,
+                "batch_size": batch_size,
+                "limit": limit,
+                "data_dir": data_dir,
+                "output_dir": output_dir,
+                "save_trees": save_trees,
+                "max_total_tokens": max_total_tokens,
+                "max_seconds": max_seconds,
+            },
+            reward_weights=reward_weights,
+            overwrite=overwrite,
+            max_failures=max_failures,
+            output_format=output_format,
+            quiet=quiet,
+            dry_run=dry_run,
+        )
+
+
+def rescore(
+    run_dir: RunDirectory,
+    reward: options.Reward = None,
+    reward_weights: options.RewardWeights = None,
+    output_dir: Annotated[
+        Path | None, typer.Option("--output-dir", help="Directory of the scored run. [default: RUN_DIR-rescored]")
+    ] = None,
+    overwrite: options.Overwrite = False,
+    output_format: options.OutputFormat = Format.TABLE,
+    debug: options.Debug = False,
+) -> None:
+    """Compute rewards, evidence, answers and metrics of a run again from its completions, without the model."""
+    with explained(debug=debug):
+        from maxent_ts.cli.evaluation import parse_weights, print_run
+        from maxent_ts.rescore import rescore as score_again
+
+        place = output_dir or run_dir.with_name(run_dir.resolve().name + "-rescored")
+        run = score_again(
+            run_dir, place, rewards=reward or (), reward_weights=parse_weights(reward_weights) or (), overwrite=overwrite
+        )
+        print_run(run, output_format)
+
+
+def export(
+    run_dir: RunDirectory,
+    output: Annotated[Path, typer.Argument(metavar="FILE.parquet", help="The file; replaced if it is there.")],
+    debug: options.Debug = False,
+) -> None:
+    """Write the records of a run as one Parquet file, a row for each."""
+    with explained(debug=debug):
+        from maxent_ts.export import export_parquet
+
+        note(f"{export_parquet(run_dir, output)} records: {output}")
