@@ -95,9 +95,12 @@ def from_dict(stored: Mapping[str, Any]) -> Tree:
             for above, guess in zip(tree.path(node), reversed(one["guesses"]), strict=False):
                 tree.guess[above] = guess
             last.append(node)
-        leaves = {one["completion"]: node for one, node in zip(stored["nodes"], last, strict=True) if one["completion"] is not None}
+        pairs = zip(stored["nodes"], last, strict=True)
+        leaves = {one["completion"]: (node, one["visits"]) for one, node in pairs if one["completion"] is not None}
         for index, one in enumerate(stored["completions"]):
-            tree.evaluate(leaves[index], one["reward"], one["finish_reason"])
+            leaf, visits = leaves[index]
+            for _ in range(visits):
+                tree.evaluate(leaf, one["reward"], one["finish_reason"])
         for one, node in zip(stored["nodes"], last, strict=True):
             tree.set_unseen(node, -math.inf if one["log_unseen"] is None else one["log_unseen"])
     except (KeyError, TypeError, ValueError, IndexError) as error:
