@@ -57,7 +57,7 @@ def grow(
     while num_left > 0 and not tree.is_exhausted:
         # The first round is one rollout: there is nothing yet to choose by.
         num = int(min(num_parallel, num_left)) if tree.completions else 1
-        if target.max_generated_tokens is not None:
+        if num_kept and target.max_generated_tokens is not None:
             # Every token paid for is a node, and a rollout may be as long as a completion.
             num_tokens = target.max_generated_tokens - (len(tree) - num_before) - num_kept * target.max_new_tokens
             num = min(num, max(num_tokens // target.max_new_tokens, 0 if tree.completions else 1))
