@@ -58,7 +58,8 @@ def maxent(
         num_rescores: For noisy rewards: how often the best few are scored again, so that the luckiest is not taken for the best.
         num_fresh_draws: Rollouts kept for an unbiased estimate of log Z: see `maxent_ts.search.certificate`.
         num_return_sequences: Number of completions returned, best first.
-        tree: Grow on from this tree of the same prompt, backed up for the present λ.
+        tree: Grow on from this tree of the same prompt and reward, backed up for the present λ. For another reward give
+            `Tree.back_up_all` the new values first.
     """
     if selection not in ("improvement", "bound"):
         raise SettingError(f"selection must be 'improvement' or 'bound', but is {selection!r}.")
@@ -103,7 +104,8 @@ def maxent_sample(
         ess_target: Choose λ so that this share of draws from p would be effective under π, in (0, 1).
         prefix_rewards: Where the reward scores unfinished completions, let it say what prefixes promise.
         num_return_sequences: Number of draws returned, with replacement.
-        tree: Grow on from this tree of the same prompt, backed up for the present λ.
+        tree: Grow on from this tree of the same prompt and reward, backed up for the present λ. For another reward give
+            `Tree.back_up_all` the new values first.
     """
     retarget = matching_tilt(kl_target, ess_target)
     num_kept = num_fresh_draws + num_return_sequences
