@@ -58,7 +58,7 @@ def mcts(
         num_rollouts: Simulations in all; None goes on until the budget is spent.
         num_parallel: Simulations per round.
         selection: The rule, see above.
-        exploration: c, in units of the range of rewards seen; None takes what did best on held-out instances of
+        exploration: c, in units of the range of rewards seen; None takes what did well on six instances of
             `benchmarks/search_efficiency.py`: 0.1 for "uct", 1 for "puct".
         num_candidates: Children of a node. Of "puct" alone.
         widening: C. Of "uct" alone.
