@@ -21,9 +21,10 @@ import numpy as np
 from maxent_ts.search.completions import reward_of
 from maxent_ts.tree import NO_COMPLETION, NO_PARENT, Tree
 
-__all__ = ["Beliefs", "UndecidedVariance"]
+__all__ = ["GROWTH_BEFORE_REFRESH", "Beliefs", "UndecidedVariance"]
 
-GROWTH_BEFORE_FULL_PASS = 1.25
+GROWTH_BEFORE_REFRESH = 1.25
+"""What rests on all completions is made again when there are so many times more of them: their spread has moved by then."""
 
 SMALLEST_SHARE = 1e-4
 """Of the largest mean square miss: below it a bin's misses count as none."""
@@ -73,7 +74,7 @@ class Beliefs:
             self.mean, self.variance, self.undecided, self.to_write = (
                 np.concatenate([one, np.zeros(len(one))]) for one in (self.mean, self.variance, self.undecided, self.to_write)
             )
-        is_full = len(tree.completions) >= GROWTH_BEFORE_FULL_PASS * self._num_passed
+        is_full = len(tree.completions) >= GROWTH_BEFORE_REFRESH * self._num_passed
         if is_full:
             self._num_passed = len(tree.completions)
             rewards = np.array([reward_of(one) for one in tree.completions])

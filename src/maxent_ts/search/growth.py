@@ -9,8 +9,9 @@ from typing import Any
 
 from maxent_ts.errors import SettingError
 from maxent_ts.search.base import Parallel, PrefixRewards, Rewards, Rollouts
+from maxent_ts.search.beliefs import GROWTH_BEFORE_REFRESH
 from maxent_ts.search.completions import best_first, reward_of, score_written
-from maxent_ts.search.selection import GROWTH_BEFORE_REFRESH, Select
+from maxent_ts.search.selection import Select
 from maxent_ts.tree import Tree
 from maxent_ts.types import Completion, Target
 

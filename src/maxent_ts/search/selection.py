@@ -19,7 +19,7 @@ import numpy as np
 from scipy.special import log_ndtr, ndtr
 
 from maxent_ts.errors import SettingError
-from maxent_ts.search.beliefs import Beliefs
+from maxent_ts.search.beliefs import GROWTH_BEFORE_REFRESH, Beliefs
 from maxent_ts.search.completions import reward_of
 from maxent_ts.tree import NO_PARENT, ROOT, Tree
 
@@ -27,9 +27,6 @@ __all__ = ["BranchOn", "ByImprovement", "ByUnseenValue", "Frontier", "Score", "S
 
 Select = Callable[[Tree, Sequence[int], int], list[int]]
 """`(tree, touched, num) -> nodes`; `touched` are the nodes that changed since the last call, parents before children."""
-
-GROWTH_BEFORE_REFRESH = 1.25
-"""All scores are made again when there are so many times more completions: the spread of rewards has moved by then."""
 
 PENALTY_IN_FLIGHT = 1.0
 """What a rollout already chosen in this round takes from the score of its node, so that rollouts spread."""
