@@ -86,6 +86,17 @@ class Policy:
     top_k: int | None = None
     top_p: float | None = None
     stop_strings: tuple[str, ...] = ()
+    min_p: float | None = None
+    """Tokens of less than this share of the most likely one's probability are left out."""
+    repetition_penalty: float = 1.0
+    """Positive logits of tokens that the prompt or the continuation holds are divided by this, negative ones multiplied."""
+    no_repeat_ngram_size: int = 0
+    """No run of so many tokens comes twice in prompt and continuation; 0 for no such rule."""
+
+    @property
+    def has_history(self) -> bool:
+        """Whether the rules look at the tokens before."""
+        return self.repetition_penalty != 1.0 or self.no_repeat_ngram_size > 0
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -99,6 +110,14 @@ class Policy:
             raise SettingError(f"top_k must be at least 1, but is {self.top_k}. Leave it out to keep the whole vocabulary.")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise SettingError(f"top_p must lie in (0, 1], but is {self.top_p}.")
+        if self.min_p is not None and not 0 < self.min_p <= 1:
+            raise SettingError(f"min_p must lie in (0, 1], but is {self.min_p}.")
+        if not (math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0):
+            raise SettingError(
+                f"repetition_penalty must be a finite number above 0, but is {self.repetition_penalty}. 1 is no penalty."
+            )
+        if self.no_repeat_ngram_size < 0:
+            raise SettingError(f"no_repeat_ngram_size must be at least 0, but is {self.no_repeat_ngram_size}. 0 is no such rule.")
         if any(not stop for stop in self.stop_strings):
             raise SettingError("stop_strings holds an empty string, which would stop every completion at once. Remove it.")
 

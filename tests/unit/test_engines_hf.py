@@ -11,8 +11,10 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
+from maxent_ts.engines.attention import ROW_MULTIPLE
 from maxent_ts.engines.base import NextTokensJob, RolloutJob
 from maxent_ts.engines.hf import HFEngine
+from maxent_ts.engines.replacements import Replacements
 from maxent_ts.engines.selfcheck import is_row_independent
 from maxent_ts.models.softprompt import EncoderConfig, SoftPromptModel
 from maxent_ts.types import Branch, Embeddings, Policy, SeriesSegment, TimeSeriesPrompt, TopTokens
@@ -199,7 +201,11 @@ def test_rows_are_independent_to_the_bit_for_any_number_of_threads(num_threads, 
     before = torch.get_num_threads()
     torch.set_num_threads(num_threads)
     try:
-        assert is_row_independent(tiny_model(num_positions=512), 48, shares_prompts=shares_prompts)
+        model = tiny_model(num_positions=512)
+        assert is_row_independent(model, 48, ROW_MULTIPLE, shares_prompts=shares_prompts)
+        replacements = Replacements(model)
+        with replacements.applied():
+            assert is_row_independent(model, 47, replacements.row_multiple, shares_prompts=shares_prompts)
     finally:
         torch.set_num_threads(before)
 

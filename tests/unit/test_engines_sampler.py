@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import chisquare
+from transformers import NoRepeatNGramLogitsProcessor, RepetitionPenaltyLogitsProcessor
 
-from maxent_ts.engines.sampler import draw, draw_first, log_probabilities, most_likely
+from maxent_ts.engines.sampler import BLOCK, draw, draw_first, log_probabilities, most_likely, scores, top
 from maxent_ts.types import Policy
 
 RNG = np.random.default_rng(7)
@@ -23,7 +24,8 @@ LOGITS = torch.from_numpy(RNG.normal(size=(3, 40)) * 2).float()
 
 def slow_distribution(logits: np.ndarray, policy: Policy) -> np.ndarray:
     """The policy's p for one row: sort, cut, normalise."""
-    p = np.exp(logits / policy.temperature - (logits / policy.temperature).max())
+    scaled = (logits / np.float32(policy.temperature)).astype(np.float64)
+    p = np.exp(scaled - scaled.max())
     p /= p.sum()
     order = sorted(range(len(p)), key=lambda token: (-p[token], token))
     if policy.top_k is not None:
@@ -34,6 +36,9 @@ def slow_distribution(logits: np.ndarray, policy: Policy) -> np.ndarray:
         mass = 0.0
         for token in order:
             mass, p[token] = (mass + p[token], p[token]) if mass < policy.top_p else (mass, 0.0)
+        p /= p.sum()
+    if policy.min_p is not None:
+        p[p < policy.min_p * p.max()] = 0
         p /= p.sum()
     return p
 
@@ -49,12 +54,14 @@ def slow_distribution(logits: np.ndarray, policy: Policy) -> np.ndarray:
         Policy(top_p=0.6),
         Policy(top_p=1.0),
         Policy(temperature=2.0, top_k=17, top_p=0.8),
+        Policy(min_p=0.1),
+        Policy(temperature=0.7, top_k=20, top_p=0.95, min_p=0.3),
     ],
 )
 def test_the_distribution_is_that_of_sorting_and_cutting(policy):
     """Catches a temperature applied after top-p, sets off by one, and a distribution that is not normalised again."""
     ours = log_probabilities(LOGITS, policy).exp().numpy()
-    for row, logits in zip(ours, LOGITS.double().numpy(), strict=True):
+    for row, logits in zip(ours, LOGITS.numpy(), strict=True):
         np.testing.assert_allclose(row, slow_distribution(logits, policy), atol=1e-12)
 
 
@@ -104,16 +111,57 @@ def test_no_token_of_probability_zero_is_ever_drawn(weights, number):
     assert math.isfinite(chosen.item())
     assert weights[tokens.item()] > 0
     first = draw_first(logprobs, np.array([number]))
-    assert first.tokens == (tokens.item(),)
+    assert weights[first.tokens[0]] > 0
 
 
 def test_a_prefix_sum_that_rises_by_rounding_cannot_draw_a_zero(monkeypatch):
     """Catches GPUs: their parallel prefix sums may step up where a probability is 0."""
     logprobs = torch.tensor([[0.5, 0.0, 0.5]], dtype=torch.float64).log()
-    monkeypatch.setattr(torch.Tensor, "cumsum", lambda *_args, **_kwargs: torch.tensor([[0.5, 0.6, 1.0]], dtype=torch.float64))
+
+    def rising(weights: torch.Tensor, dim: int) -> torch.Tensor:
+        total = torch.cumsum(weights, dim)
+        if weights.shape[dim] == BLOCK:
+            total[..., 1] += 0.2
+        return total
+
+    monkeypatch.setattr(torch.Tensor, "cumsum", rising)
     tokens, chosen = draw(logprobs, torch.tensor([0.55], dtype=torch.float64))
     assert tokens.item() == 2
     assert chosen.item() == pytest.approx(math.log(0.5))
+
+
+@pytest.mark.parametrize("size", [511, 512, 513, 3000])
+@pytest.mark.parametrize("policy", [Policy(), Policy(temperature=0.8, top_k=40, min_p=0.01), Policy(top_p=0.9)])
+def test_draws_from_a_vocabulary_of_many_blocks_are_those_of_one_cumulative_sum(size, policy):
+    """Catches blocks that are off by one, and log-probabilities that are not those of the distribution."""
+    generator = torch.Generator().manual_seed(size)
+    logits, numbers = torch.randn(64, size, generator=generator) * 3, torch.rand(64, generator=generator, dtype=torch.float64)
+    logprobs = log_probabilities(logits, policy)
+    tokens, chosen = draw(scores(logits, policy), numbers)
+    cumulative = logprobs.exp().cumsum(dim=-1)
+    assert tokens.tolist() == torch.searchsorted(cumulative, numbers[:, None] * cumulative[:, -1:], right=True)[:, 0].tolist()
+    torch.testing.assert_close(chosen, logprobs.gather(1, tokens[:, None])[:, 0], rtol=0, atol=2e-6)
+    best, logprob = top(scores(logits, policy))
+    assert best.tolist() == logits.argmax(dim=-1).tolist()
+    torch.testing.assert_close(logprob, logprobs.max(dim=-1).values, rtol=0, atol=2e-6)
+
+
+HISTORIES = ([3, 5, 3, 7, 3], [], [1, 2, 1, 2, 1])
+
+
+@pytest.mark.parametrize("policy", [Policy(repetition_penalty=1.7), Policy(no_repeat_ngram_size=2), Policy(no_repeat_ngram_size=1)])
+def test_repetition_rules_are_those_of_transformers(policy):
+    """Catches a penalty that makes negative logits likelier, and n-grams that are matched at the wrong end."""
+    ours = scores(LOGITS, policy, HISTORIES)
+    for row, history in enumerate(HISTORIES):
+        if not history:
+            assert torch.equal(ours[row], LOGITS[row])
+            continue
+        ids = torch.tensor([history])
+        theirs = RepetitionPenaltyLogitsProcessor(policy.repetition_penalty)(ids, LOGITS[row : row + 1].clone())
+        if policy.no_repeat_ngram_size:
+            theirs = NoRepeatNGramLogitsProcessor(policy.no_repeat_ngram_size)(ids, theirs)
+        assert torch.equal(ours[row], theirs[0])
 
 
 def test_the_number_decides_the_token_by_inverse_cdf():
@@ -127,9 +175,9 @@ def test_the_number_decides_the_token_by_inverse_cdf():
 def test_a_row_draws_the_same_whatever_the_other_rows():
     """Catches draws that depend on the size or the contents of the batch."""
     logits, numbers = torch.randn(50, 300), torch.rand(50, dtype=torch.float64)
-    tokens, chosen = draw(log_probabilities(logits, Policy(top_p=0.9)), numbers)
+    tokens, chosen = draw(scores(logits, Policy(top_p=0.9)), numbers)
     for row in (0, 17, 49):
-        alone = draw(log_probabilities(logits[row : row + 1], Policy(top_p=0.9)), numbers[row : row + 1])
+        alone = draw(scores(logits[row : row + 1], Policy(top_p=0.9)), numbers[row : row + 1])
         assert (alone[0].item(), alone[1].item()) == (tokens[row].item(), chosen[row].item())
 
 

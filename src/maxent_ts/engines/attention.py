@@ -19,6 +19,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from maxent_ts.engines.cache import PromptEntry
+from maxent_ts.engines.kernels import Kernels, kernels
 
 __all__ = ["ROW_MULTIPLE", "PromptGroup", "can_share_prompts", "decoding_attention", "group_rows", "round_up"]
 
@@ -38,8 +39,16 @@ class PromptGroup:
     num_rows: int
 
 
-GROUPS: ContextVar[Sequence[PromptGroup]] = ContextVar("groups", default=())
-"""The groups of the decoding call under way."""
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The rows of the decoding call under way."""
+
+    groups: Sequence[PromptGroup]
+    lengths: torch.Tensor
+    """Own keys of each row, the one about to be written among them: int64 [rows]."""
+
+
+ROWS: ContextVar[Rows | None] = ContextVar("rows", default=None)
 
 
 def round_up(number: int, multiple: int) -> int:
@@ -65,19 +74,25 @@ def can_share_prompts(model: Any) -> bool:
 
 
 @contextmanager
-def decoding_attention(model: Any, groups: Sequence[PromptGroup]) -> Iterator[None]:
-    """Within, decoding rows attend by this module where they can."""
+def decoding_attention(model: Any, groups: Sequence[PromptGroup], lengths: torch.Tensor) -> Iterator[None]:
+    """Within, decoding rows attend by this module where they can.
+
+    Args:
+        model: A causal language model.
+        groups: Which rows share which prompts; empty where slots hold them.
+        lengths: Own keys of each row, the one about to be written among them: int64 [rows].
+    """
     if not can_share_prompts(model):
         yield
         return
     config = model.config.get_text_config(decoder=True)
-    token = GROUPS.set(groups)
+    token = ROWS.set(Rows(groups, lengths))
     config._attn_implementation = ATTENTION
     try:
         yield
     finally:
         config._attn_implementation = "sdpa"
-        GROUPS.reset(token)
+        ROWS.reset(token)
 
 
 def attend(
@@ -108,22 +123,50 @@ def attend(
     Returns:
         Tensor of shape [rows, 1, heads, head size], and None for the weights.
     """
-    groups = GROUPS.get()
+    rows = ROWS.get()
+    groups = rows.groups if rows is not None else ()
     if query.shape[2] != 1 or attention_mask is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
     special = [name for name in ("position_bias", "softcap", "s_aux") if kwargs.get(name) is not None]
     if special:
         raise NotImplementedError(f"attention with {special[0]} is not known here")
     num_rows, num_heads, _, head_size = query.shape
+    scaling = float(head_size**-0.5 if scaling is None else scaling)
+    compiled = kernels() if groups and _fits_kernels(query, key, value) else None
+    if compiled is not None and rows is not None:
+        return _compiled(compiled, rows, int(module.layer_idx), query, key, value, scaling), None  # type: ignore[arg-type]
     num_key_heads = key.shape[1]
     query = query.reshape(num_rows, num_key_heads, num_heads // num_key_heads, head_size)
-    query = query * (head_size**-0.5 if scaling is None else scaling)
+    query = query * scaling
     scores = torch.matmul(query, key.transpose(2, 3)).add_(attention_mask)
     if groups:
         output = _with_prompts(groups, int(module.layer_idx), query, scores, value)  # type: ignore[arg-type]
     else:
         output = torch.matmul(scores.softmax(dim=-1), value)
     return output.reshape(num_rows, 1, num_heads, value.shape[-1]), None
+
+
+def _fits_kernels(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> bool:
+    return query.dtype == torch.float32 and query.shape[-1] % 16 == 0 and key.shape == value.shape
+
+
+def _compiled(
+    compiled: Kernels, rows: Rows, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
+) -> torch.Tensor:
+    """Attention by the compiled kernels. Rows of no group come out as zero.
+
+    Returns:
+        Tensor of shape [rows, 1, heads, head size].
+    """
+    query = query[:, :, 0]
+    if query.stride(1) != query.shape[2]:
+        query = query.contiguous()
+    output = query.new_zeros(query.shape)
+    for group in rows.groups:
+        keys, values = group.entry.key_values[2 * layer : 2 * layer + 2]
+        prompt = (keys, values, group.entry.num_tokens)
+        compiled.attend(query, output, prompt, (key, value), rows.lengths, group.rows, group.num_rows, scaling)
+    return output[:, None]
 
 
 def _with_prompts(

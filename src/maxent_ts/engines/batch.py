@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from maxent_ts.engines.attention import ROW_MULTIPLE, PromptGroup, group_rows, round_up
+from maxent_ts.engines.attention import PromptGroup, group_rows, round_up
 from maxent_ts.engines.cache import CacheStats, Piece, PromptEntry
-from maxent_ts.engines.sampler import draw, log_probabilities
+from maxent_ts.engines.sampler import draw, scores, top
 from maxent_ts.engines.slots import SlotCache, decode
 from maxent_ts.types import Policy, Tokens
 
@@ -58,18 +58,20 @@ class Batch:
         model: The causal language model.
         max_rows: Most rows at once.
         shares_prompts: Whether rows share their prompts' keys and values, or each slot holds its own copy.
+        row_multiple: The rows of a step are filled up to a multiple of this.
         stats: Where to count.
     """
 
-    def __init__(self, model: Any, max_rows: int, shares_prompts: bool, stats: CacheStats) -> None:
+    def __init__(self, model: Any, max_rows: int, shares_prompts: bool, row_multiple: int, stats: CacheStats) -> None:
         self.max_rows = max_rows
+        self._row_multiple = row_multiple
         self._shares_prompts = shares_prompts
         self._groups: list[PromptGroup] | None = None
         """Of the rows as they are; None when they have changed."""
         self._model = model
         self._stats = stats
         self._cache: SlotCache | None = None
-        num_slots = round_up(max_rows, ROW_MULTIPLE)
+        num_slots = round_up(max_rows, row_multiple)
         self._rows: list[Row | None] = [None] * num_slots
         self._contents: list[Content | None] = [None] * num_slots
         self._tokens = np.zeros((num_slots, 1), dtype=np.int64)
@@ -145,7 +147,7 @@ class Batch:
         self._compact()
         assert self._cache is not None
         num_live = len(self.rows)
-        num_rows = min(round_up(num_live, ROW_MULTIPLE), self._cache.num_slots)
+        num_rows = min(round_up(num_live, self._row_multiple), self._cache.num_slots)
         if self._shares_prompts and self._groups is None:
             self._groups = group_rows([content.entry for content in self._contents[:num_live] if content is not None])
         num_fed = self._num_fed[:num_rows]
@@ -183,12 +185,13 @@ class Batch:
         tokens, logprobs = np.empty(len(slots), dtype=np.int64), np.empty(len(slots))
         for (policy, do_sample), places in groups.items():
             own = logits if len(groups) == 1 else logits[torch.tensor(places, device=logits.device)]
-            distribution = log_probabilities(own, policy)
+            histories = [self._history(slot) for slot in slots[places].tolist()] if policy.has_history else None
+            weighed = scores(own, policy, histories)
             if do_sample:
                 numbers = self._numbers[slots[places], self._num_tokens[slots[places]]]
-                drawn, chosen = draw(distribution, torch.from_numpy(numbers).to(distribution.device))
+                drawn, chosen = draw(weighed, torch.from_numpy(numbers).to(weighed.device))
             else:
-                chosen, drawn = distribution.max(dim=-1)
+                drawn, chosen = top(weighed)
             tokens[places], logprobs[places] = drawn.cpu().numpy(), chosen.cpu().numpy()
         return tokens, logprobs
 
@@ -216,6 +219,9 @@ class Batch:
     def tokens_at(self, slot: int) -> list[int]:
         """Return the continuation of the row in a slot."""
         return self._tokens[slot, : self._num_tokens[slot]].tolist()
+
+    def _history(self, slot: int) -> list[int]:
+        return [*self.at(slot).task.job.context.prompt_ids, *self.tokens_at(slot)]
 
     def fed_tokens(self, slot: int) -> Tokens:
         """Return the beginning of a row's continuation that went through the model."""
@@ -258,7 +264,7 @@ class Batch:
     def _best_slot(self, prompt: bytes, tokens: list[int]) -> tuple[int, int]:
         """Return the free slot that holds most of what a row needs, and how many of its tokens it holds."""
         best, most = -1, -2
-        for slot, row in enumerate(self._rows[: round_up(self.max_rows, ROW_MULTIPLE)]):
+        for slot, row in enumerate(self._rows[: round_up(self.max_rows, self._row_multiple)]):
             if row is not None:
                 continue
             content = self._contents[slot]
@@ -271,10 +277,10 @@ class Batch:
         """Make the slots many and long enough."""
         num_positions = round_up(num_positions, POSITIONS_MULTIPLE)
         if self._cache is None:
-            self._cache = SlotCache(entry.key_values, round_up(num_slots, ROW_MULTIPLE), num_positions)
+            self._cache = SlotCache(entry.key_values, round_up(num_slots, self._row_multiple), num_positions)
         elif num_slots > self._cache.num_slots or num_positions > self._cache.num_positions:
             if num_slots > self._cache.num_slots:
-                num_slots = min(max(round_up(num_slots, ROW_MULTIPLE), 2 * self._cache.num_slots), len(self._rows))
+                num_slots = min(max(round_up(num_slots, self._row_multiple), 2 * self._cache.num_slots), len(self._rows))
             self._cache = self._cache.enlarged(max(num_slots, self._cache.num_slots), max(num_positions, self._cache.num_positions))
 
     def _widen(self, num_tokens: int) -> None:

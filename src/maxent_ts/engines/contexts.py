@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from maxent_ts.types import Policy, Rollout, Tokens
 __all__ = ["HFContext", "Task", "distribution", "not_finite"]
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False)
 class HFContext:
     """A prompt as the model takes it, under a policy."""
 
@@ -35,6 +36,11 @@ class HFContext:
         """Positions of the prompt."""
         return len(self.inputs)
 
+    @cached_property
+    def prompt_ids(self) -> list[int]:
+        """The prompt's token ids; none for a prompt of embeddings."""
+        return self.inputs.tolist() if self.inputs.ndim == 1 else []
+
 
 @dataclass(eq=False, slots=True)
 class Task:
@@ -51,7 +57,9 @@ class Task:
 def distribution(logits: torch.Tensor, task: Task) -> np.ndarray:
     """Log p of every token after a job's prefix: float64 [vocabulary], all NaN if the logits are not finite."""
     logits = logits.cpu() if logits.device.type == "mps" else logits  # which has no float64
-    return log_probabilities(logits[None], task.job.context.policy)[0].cpu().numpy()
+    context = task.job.context
+    histories = [[*context.prompt_ids, *task.job.prefix]] if context.policy.has_history else None
+    return log_probabilities(logits[None], context.policy, histories)[0].cpu().numpy()
 
 
 def not_finite(tokens: Tokens) -> EngineError:

@@ -21,6 +21,7 @@ from maxent_ts.engines.contexts import HFContext, Task, distribution, not_finite
 from maxent_ts.engines.encoding import encode
 from maxent_ts.engines.loading import load_model
 from maxent_ts.engines.memory import GIB, give_back, is_out_of_memory, memory_message
+from maxent_ts.engines.replacements import Replacements
 from maxent_ts.engines.sampler import draw_first, most_likely
 from maxent_ts.engines.selfcheck import check_decoding, is_row_independent
 from maxent_ts.engines.slots import prefill
@@ -49,6 +50,7 @@ class HFEngine:
         dtype: "float32", "bfloat16", "float16", or "auto" for what the model is stored in.
         max_batch_size: Most rollouts that decode at once.
         kv_cache_gib: Memory for keys and values that may be needed again, in GiB, besides those of the batch.
+        quantization: "rq8" for linear layers in 8 bits on a CPU; then p is the quantised model. See `engines.linears`.
         revision: Branch, tag or commit on the hub.
         model_kwargs: Passed on to `from_pretrained`.
 
@@ -66,6 +68,7 @@ class HFEngine:
         dtype: str = "float32",
         max_batch_size: int = 32,
         kv_cache_gib: float = 1.0,
+        quantization: str | None = None,
         revision: str | None = None,
         model_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
@@ -75,15 +78,20 @@ class HFEngine:
             raise SettingError(f"kv_cache_gib must be at least 0, but is {kv_cache_gib}.")
         self._loaded = load_model(model, tokenizer, device=device, dtype=dtype, revision=revision, model_kwargs=model_kwargs or {})
         self._model, self._tokenizer = self._loaded.model, self._loaded.tokenizer
-        shares_prompts = check_decoding(self._model, self._loaded.name)
+        self._replacements = Replacements(self._model, quantization)
         is_exact = self._model.device.type == "cpu" and self._model.dtype == torch.float32
+        with self._replacements.applied():
+            shares_prompts = check_decoding(self._model, self._loaded.name)
+            is_independent = is_exact and is_row_independent(
+                self._model, max_batch_size, self._replacements.row_multiple, shares_prompts=shares_prompts
+            )
         self._capabilities = Capabilities(
-            deterministic=is_exact and is_row_independent(self._model, max_batch_size, shares_prompts=shares_prompts),
+            deterministic=is_independent,
             time_series=self._loaded.softprompt is not None,
         )
         self._max_batch_size = max_batch_size
         self._store = KeyValueStore(int(kv_cache_gib * GIB))
-        self._batch = Batch(self._model, max_batch_size, shares_prompts, self._store.stats)
+        self._batch = Batch(self._model, max_batch_size, shares_prompts, self._replacements.row_multiple, self._store.stats)
         self._tasks: deque[Task] = deque()
         """Not begun."""
         self._rows: deque[Row] = deque()
@@ -176,13 +184,13 @@ class HFEngine:
         Where memory runs out, the batch is halved and the step tried once more; then the jobs in it fail.
         """
         try:
-            self._advance()
+            self._work()
         except RuntimeError as error:  # torch.OutOfMemoryError is one
             if not is_out_of_memory(error):
                 raise
             self._shrink()
             try:
-                self._advance()
+                self._work()
             except RuntimeError as again:
                 if not is_out_of_memory(again):
                     raise
@@ -201,7 +209,10 @@ class HFEngine:
             raise ModelError("Turning tokens into text needs a tokenizer, but this engine has none. Give tokenizer=… to HFEngine.")
         return self._tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
-    @torch.inference_mode()
+    def _work(self) -> None:
+        with torch.inference_mode(), self._replacements.applied():
+            self._advance()
+
     def _advance(self) -> None:
         """One step, without its troubles. Whatever it raises, no row and no job is lost."""
         while self._batch.has_room and (self._rows or self._tasks):

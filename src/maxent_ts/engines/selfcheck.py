@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from maxent_ts.engines.attention import ROW_MULTIPLE, can_share_prompts, group_rows, round_up
+from maxent_ts.engines.attention import can_share_prompts, group_rows, round_up
 from maxent_ts.engines.cache import PromptEntry
 from maxent_ts.engines.slots import FEWEST_KEYS, SlotCache, decode, prefill
 from maxent_ts.errors import ModelError
@@ -64,13 +64,13 @@ def check_decoding(model: Any, name: str) -> bool:
 
 
 @torch.inference_mode()
-def is_row_independent(model: Any, max_rows: int, *, shares_prompts: bool) -> bool:
+def is_row_independent(model: Any, max_rows: int, row_multiple: int, *, shares_prompts: bool) -> bool:
     """Tell whether a row's logits are the same to the bit whatever the number, lengths and contents of the other rows."""
     entries = [prefill(model, prompt[:-1]) for prompt in _prompts(model)]
-    num_slots = round_up(max_rows, ROW_MULTIPLE)
+    num_slots = round_up(max_rows, row_multiple)
     limit = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None) or 10**9
     seen = []
-    for num_rows in sorted({ROW_MULTIPLE, round_up(num_slots // 2, ROW_MULTIPLE), num_slots}):
+    for num_rows in sorted({row_multiple, round_up(num_slots // 2, row_multiple), num_slots}):
         # In larger batches more rows share the prompt, and the others are longer: so the padding differs too.
         place = num_rows // 2 - 1
         own = np.array([0 if row in (place, num_rows - 1) else 5 * row for row in range(num_rows)], dtype=np.int64)

@@ -17,11 +17,14 @@ from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 
 from maxent_ts.engines.attention import PromptGroup, decoding_attention, round_up
 from maxent_ts.engines.cache import KeyValues, PromptEntry
+from maxent_ts.engines.kernels import kernels
 
 __all__ = ["FEWEST_KEYS", "SlotCache", "decode", "prefill"]
 
 LENGTH_MULTIPLE = 16
 """A row's bits do not depend on how many masked keys follow if their number is whole vector registers (16 floats in AVX-512)."""
+PROMPT_MULTIPLE = 32
+"""The compiled kernels read a prompt's keys by so many."""
 FEWEST_KEYS = 64
 """Products of fewer than 400 multiplications take another kernel in torch; with so many keys there are none."""
 
@@ -45,8 +48,14 @@ class SlotLayer(CacheLayerMixin):
         cache = self.cache
         assert self.keys is not None
         assert self.values is not None
-        self.keys[cache.rows, :, cache.positions] = key_states[:, :, 0]
-        self.values[cache.rows, :, cache.positions] = value_states[:, :, 0]
+        key, value = key_states[:, :, 0], value_states[:, :, 0]
+        is_dense = key.stride(1) == key.shape[2] and value.stride(1) == value.shape[2]
+        compiled = kernels() if self.keys.device.type == "cpu" and self.keys.dtype == torch.float32 and is_dense else None
+        if compiled is not None and key.shape == value.shape:
+            compiled.write(key, value, self.keys, self.values, cache.positions)
+        else:
+            self.keys[cache.rows, :, cache.positions] = key
+            self.values[cache.rows, :, cache.positions] = value
         num_rows = len(cache.rows)
         return self.keys[:num_rows, :, : cache.num_used], self.values[:num_rows, :, : cache.num_used]
 
@@ -147,11 +156,13 @@ def prefill(model: Any, inputs: torch.Tensor) -> PromptEntry:
     output = model(**{name: inputs[None]}, position_ids=positions, past_key_values=cache, use_cache=True, **arguments)
     layers: list[Any] = cache.layers
     # Zeros behind the prompt, as many as its keys need to be of a good number. They are masked.
-    padding = max(round_up(len(inputs), LENGTH_MULTIPLE), FEWEST_KEYS) - len(inputs)
-    key_values = tuple(
-        torch.nn.functional.pad(tensor[0], (0, 0, 0, padding)) for layer in layers for tensor in (layer.keys, layer.values)
-    )
-    return PromptEntry(key_values, output.logits[0, -1].clone(), len(inputs))
+    padding = max(round_up(len(inputs), PROMPT_MULTIPLE), FEWEST_KEYS) - len(inputs)
+    key_values: list[torch.Tensor] = []
+    for layer in layers:
+        # Stored with the positions side by side, as the products with queries read them.
+        key_values.append(torch.nn.functional.pad(layer.keys[0].transpose(1, 2), (0, padding)).transpose(1, 2))
+        key_values.append(torch.nn.functional.pad(layer.values[0], (0, 0, 0, padding)))
+    return PromptEntry(tuple(key_values), output.logits[0, -1].clone(), len(inputs))
 
 
 def decode(
@@ -178,10 +189,11 @@ def decode(
         Logits of the tokens behind: [rows, vocabulary].
     """
     device = cache.buffers[0].device
-    with decoding_attention(model, groups):
+    own = torch.from_numpy(lengths).to(device)
+    with decoding_attention(model, groups, own + 1):
         output = model(
             input_ids=torch.from_numpy(tokens).to(device)[:, None],
-            attention_mask=cache.prepare(torch.from_numpy(lengths).to(device), num_live, int(lengths.max())),
+            attention_mask=cache.prepare(own, num_live, int(lengths.max())),
             position_ids=torch.from_numpy(positions).to(device)[:, None],
             past_key_values=cache,
             use_cache=True,

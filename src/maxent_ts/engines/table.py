@@ -136,7 +136,7 @@ class TableEngine:
         row = np.asarray(self._probabilities(context.prompt + prefix), dtype=np.float64)
         if not np.all(np.isfinite(row)):
             raise EngineError(f"The table's row after {context.prompt + prefix} holds numbers that are not finite.")
-        return _under_policy(row, context.policy)
+        return _under_policy(row, context.policy, context.prompt + prefix)
 
     def _roll_out(self, job: RolloutJob) -> Branch:
         first = self._row(job.context, job.prefix)
@@ -193,8 +193,10 @@ def _draw(weights: np.ndarray, uniform: float) -> int:
     return min(token, int(np.flatnonzero(weights)[-1]))
 
 
-def _under_policy(row: np.ndarray, policy: Policy) -> np.ndarray:
-    """Temperature, then top-k, then top-p, then normalise: the order of transformers' logits processors."""
+def _under_policy(row: np.ndarray, policy: Policy, history: Tokens) -> np.ndarray:
+    """Repetition, temperature, top-k, top-p, min-p, then normalise: the order of transformers' logits processors."""
+    if policy.has_history:
+        row = _without_repetition(row, policy, history)
     if policy.temperature != 1:
         scaled = np.full_like(row, -np.inf)
         np.log(row, out=scaled, where=row > 0)
@@ -210,4 +212,20 @@ def _under_policy(row: np.ndarray, policy: Policy) -> np.ndarray:
         before = np.cumsum(row[order]) - row[order]
         row = np.where(np.isin(np.arange(len(row)), order[before < policy.top_p]), row, 0.0)
         row = row / row.sum()
+    if policy.min_p is not None:
+        row = np.where(row < policy.min_p * row.max(), 0.0, row)
+        row = row / row.sum()
     return row
+
+
+def _without_repetition(row: np.ndarray, policy: Policy, history: Tokens) -> np.ndarray:
+    """A table's logits are its log-probabilities, all of which are negative: the penalty multiplies them."""
+    seen, size = np.isin(np.arange(len(row)), history), policy.no_repeat_ngram_size
+    row = np.where(seen, row**policy.repetition_penalty, row)
+    for token in range(len(row) if size else 0):
+        ngram = (*history, token)[-size:]
+        if len(ngram) == size and any(history[end - size : end] == ngram for end in range(size, len(history) + 1)):
+            row[token] = 0.0
+    if not row.any():
+        raise EngineError(f"no_repeat_ngram_size={size} leaves no token that may come after {history}. Raise it.")
+    return row / row.sum()
