@@ -21,10 +21,13 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from maxent_ts.errors import SettingError, UnknownNameError
 from maxent_ts.presets import DEFAULT_METHODS, DEFAULT_PRESET, DEMO_TASKS, EMBEDDED_MODEL, PRESETS
 from maxent_ts.registry import METHODS_OF_ONE_COMPLETION, unknown_name
+from maxent_ts.types import Policy
 
 __all__ = ["MethodConfig", "RunConfig", "check_settings", "expand_tasks", "make_config", "parse_assignments"]
 
-EXECUTION_FIELDS = frozenset({"output_dir", "batch_size", "max_concurrent", "save_trees", "max_total_tokens", "max_seconds"})
+EXECUTION_FIELDS = frozenset(
+    {"output_dir", "batch_size", "kv_cache_gib", "max_concurrent", "save_trees", "max_total_tokens", "max_seconds"}
+)
 """Fields that say how a run is carried out, not what it computes: they may change when a run is continued."""
 
 VARIANT_FIELDS = ("num_rollouts", "max_new_tokens", "tilt", "seed")
@@ -81,6 +84,8 @@ class RunConfig(BaseModel):
     engine: str = "hf"
     dtype: str = "float32"
     device: str = "auto"
+    quantization: str | None = None
+    """Of the engine's own kind; see `engines.linears`."""
     rewards: tuple[str, ...] = ()
     """Names, or `file.py:function`; empty for each task's own."""
     reward_weights: tuple[float, ...] = ()
@@ -93,12 +98,17 @@ class RunConfig(BaseModel):
     temperature: float = Field(default=1.0, gt=0)
     top_k: int | None = Field(default=None, ge=1)
     top_p: float | None = Field(default=None, gt=0, le=1)
+    min_p: float | None = Field(default=None, gt=0, le=1)
+    repetition_penalty: float = Field(default=1.0, gt=0)
+    no_repeat_ngram_size: int = Field(default=0, ge=0)
     stop_strings: tuple[str, ...] = ()
     limit: int | None = Field(default=None, ge=1)
     seed: int = Field(default=0, ge=0)
     data_dir: Path | None = None
     output_dir: Path = Path("runs/run")
     batch_size: int | None = Field(default=None, ge=1)
+    kv_cache_gib: float | None = Field(default=None, ge=0)
+    """Memory for keys and values that may be needed again, besides those of the batch."""
     max_concurrent: int = Field(default=16, ge=1)
     """Searches under way at once: enough to fill a batch, few enough that a search finds its keys and values where it left them."""
     save_trees: int = Field(default=1, ge=0)
@@ -107,6 +117,19 @@ class RunConfig(BaseModel):
     """Generated tokens of the whole run directory, earlier starts included; a search starts only if its budget still fits."""
     max_seconds: float | None = Field(default=None, gt=0)
     """Wall time of this start, from the first search on; what is not finished by then is dropped and not recorded."""
+
+    def policy(self, max_new_tokens: int) -> Policy:
+        """Return the reference policy p that these settings make."""
+        return Policy(
+            max_new_tokens=max_new_tokens,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            stop_strings=self.stop_strings,
+            min_p=self.min_p,
+            repetition_penalty=self.repetition_penalty,
+            no_repeat_ngram_size=self.no_repeat_ngram_size,
+        )
 
     @model_validator(mode="before")
     @classmethod

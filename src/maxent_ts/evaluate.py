@@ -31,7 +31,7 @@ from maxent_ts.search.base import SearchFactory
 from maxent_ts.search.run import Event, SearchJob, SearchResult, run_searches
 from maxent_ts.summary import summarize
 from maxent_ts.tasks.base import Example, Task
-from maxent_ts.types import Budget, Policy
+from maxent_ts.types import Budget
 
 __all__ = ["Estimate", "Silent", "Watcher", "Watchers", "evaluate"]
 
@@ -276,7 +276,7 @@ class _Evaluation:
             job = SearchJob(
                 id=f"{one.task.name}/{method.label}/{example.id}",
                 prompt=example.prompt,
-                policy=Policy(method.max_new_tokens, config.temperature, config.top_k, config.top_p, config.stop_strings),
+                policy=config.policy(method.max_new_tokens),
                 method=factory,
                 tilt=method.tilt,
                 budget=Budget(generated_tokens=method.generated_tokens),

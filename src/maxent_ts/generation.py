@@ -78,6 +78,9 @@ def generate(
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
+    min_p: float | None = None,
+    repetition_penalty: float = 1.0,
+    no_repeat_ngram_size: int = 0,
     stop_strings: Sequence[str] = (),
     num_return_sequences: int = 1,
     max_generated_tokens: int | None = None,
@@ -103,6 +106,9 @@ def generate(
         temperature: Of the model's own sampling; part of p.
         top_k: Part of p; None keeps the whole vocabulary.
         top_p: Part of p; None keeps the whole vocabulary.
+        min_p: Part of p; None keeps the whole vocabulary.
+        repetition_penalty: Part of p, as in transformers: prompt and continuation are looked at.
+        no_repeat_ngram_size: Part of p, as in transformers; 0 for no such rule.
         stop_strings: Texts that end a completion.
         num_return_sequences: Completions returned in `texts`.
         max_generated_tokens: Budget in generated tokens.
@@ -122,7 +128,9 @@ def generate(
     job = SearchJob(
         id="prompt",
         prompt=prompt,
-        policy=Policy(max_new_tokens, temperature, top_k, top_p, tuple(stop_strings)),
+        policy=Policy(
+            max_new_tokens, temperature, top_k, top_p, tuple(stop_strings), min_p, repetition_penalty, no_repeat_ngram_size
+        ),
         method=partial(factory, **checked),
         tilt=tilt,
         budget=Budget(max_generated_tokens, num_rollouts, max_seconds),

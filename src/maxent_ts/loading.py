@@ -82,7 +82,7 @@ def load_engine(config: RunConfig) -> Engine:
     """Build the engine of a configuration.
 
     An engine of the user's own, `file.py:function`, is called with the model and with `dtype`, `device` and, if it was
-    given, `max_batch_size` by keyword, as `HFEngine` is.
+    given, `max_batch_size`, `kv_cache_gib` and `quantization` by keyword, as `HFEngine` is.
 
     Raises:
         ModelError: if the model cannot be found or read.
@@ -100,8 +100,11 @@ def load_engine(config: RunConfig) -> Engine:
         settings["max_batch_size"] = EMBEDDED_MODEL_BATCH_SIZE
         if "OMP_NUM_THREADS" not in os.environ:
             importlib.import_module("torch").set_num_threads(EMBEDDED_MODEL_NUM_THREADS)
-    if config.batch_size is not None:
-        settings["max_batch_size"] = config.batch_size
+    chosen = {"max_batch_size": config.batch_size, "kv_cache_gib": config.kv_cache_gib, "quantization": config.quantization}
+    settings.update({name: value for name, value in chosen.items() if value is not None})
+    unknown = [name for name in settings if name not in inspect.signature(build).parameters]
+    if unknown:
+        raise SettingError(f"The engine '{config.engine}' takes no {unknown[0]}. Leave the option out.")
     return build(model, **settings)
 
 

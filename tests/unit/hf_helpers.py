@@ -39,7 +39,9 @@ def tiny_model(kind: str = "llama", *, seed: int = 0, num_positions: int = 128, 
     common = {"vocab_size": size, "bos_token_id": BOS, "eos_token_id": eos_token_id, "initializer_range": 0.2}
     shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 8}
     rope = {**common, **shape, "num_key_value_heads": 2, "max_position_embeddings": num_positions}
-    if kind == "llama":
+    if kind == "llama-16":  # heads of a size that the compiled kernels take
+        model = LlamaForCausalLM(LlamaConfig(**{**rope, "head_dim": 16}))
+    elif kind == "llama":
         model = LlamaForCausalLM(LlamaConfig(**rope))
     elif kind == "qwen3":
         model = Qwen3ForCausalLM(Qwen3Config(**rope))

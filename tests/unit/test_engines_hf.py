@@ -37,7 +37,7 @@ def streams(num: int, *, start: int = 0, example: int = 0) -> tuple[tuple[int, .
     return tuple((1, example, start + i) for i in range(num))
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen3", "gpt2", "gemma2", "mistral", "llama-eager"])
+@pytest.mark.parametrize("kind", ["llama", "llama-16", "qwen3", "gpt2", "gemma2", "mistral", "llama-eager"])
 def test_ragged_prompts_side_by_side_equal_full_forwards_one_by_one(kind):
     """Catches masks that are ignored, positions that count padding (GPT-2's are learned), and rows that see each other."""
     model = tiny_model(kind.removesuffix("-eager"))
@@ -94,11 +94,12 @@ def test_time_series_prompts_equal_full_forwards_from_the_embeddings(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("attention", "kv_cache_gib"), [("sdpa", 1.0), ("sdpa", 0.0), ("sdpa", 6e-5), ("eager", 1.0), ("eager", 6e-5)]
+    ("kind", "attention", "kv_cache_gib"),
+    [("llama", "sdpa", 1.0), ("llama", "sdpa", 0.0), ("llama-16", "sdpa", 6e-5), ("llama", "eager", 1.0), ("llama", "eager", 6e-5)],
 )
-def test_branching_from_prefixes_equals_full_forwards_also_after_eviction(attention, kv_cache_gib):
+def test_branching_from_prefixes_equals_full_forwards_also_after_eviction(kind, attention, kv_cache_gib):
     """Catches segments stitched together wrongly, copies that share memory with a sibling, and evicted keys still in use."""
-    model = tiny_model(eos_token_id=None)
+    model = tiny_model(kind, eos_token_id=None)
     model.set_attn_implementation(attention)
     policy = Policy(max_new_tokens=20)
     engine = HFEngine(model, max_batch_size=5, kv_cache_gib=kv_cache_gib)
@@ -171,7 +172,7 @@ def test_siblings_do_not_see_each_other():
     assert max(largest_difference(model, context.inputs, (9, 10), rollout, POLICY) for rollout in done.answer.rollouts) < 1e-5
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "llama-eager"])
+@pytest.mark.parametrize("kind", ["llama", "llama-16", "gpt2", "llama-eager"])
 def test_a_stream_gives_the_same_bits_alone_and_among_forty_others(kind):
     """Catches a promise of determinism that the arithmetic does not keep, for any size of batch, padding and eviction."""
     model = tiny_model(kind.removesuffix("-eager"), num_positions=256)

@@ -77,7 +77,9 @@ def _devices() -> str:
         raise MaxentError("torch is not installed; only the table engine works without it. Run: pip install 'maxent-ts[hf]'")
     import torch
 
-    found = [f"cpu ({_dtypes('cpu')}; {torch.get_num_threads()} threads)"]
+    from maxent_ts.engines.kernels import kernels_status
+
+    found = [f"cpu ({_dtypes('cpu')}; {torch.get_num_threads()} threads; kernels: {kernels_status()})"]
     for index in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(index)
         memory = f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free"

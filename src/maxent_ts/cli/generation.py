@@ -21,7 +21,7 @@ from maxent_ts.rewards.base import Reward
 from maxent_ts.rewards.combine import parse_rewards
 from maxent_ts.search.run import SearchJob, SearchResult, run_searches
 from maxent_ts.tasks.base import Example, Task
-from maxent_ts.types import Budget, Outcome, Policy
+from maxent_ts.types import Budget, Outcome
 
 __all__ = ["run_generate"]
 
@@ -79,7 +79,7 @@ def _example(prompt: str | None, task_name: str | None, item: str | None, config
 
 
 def _search(config: RunConfig, task: Task | None, example: Example, reward: Reward, num_return_sequences: int) -> SearchResult:
-    policy = Policy(config.max_new_tokens, config.temperature, config.top_k, config.top_p, config.stop_strings)
+    policy = config.policy(config.max_new_tokens)
     job = SearchJob(
         id=example.id,
         prompt=example.prompt,

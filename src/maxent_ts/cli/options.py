@@ -44,6 +44,11 @@ __all__ = [
     "Set",
     "StopString",
     "Temperature",
+    "KvCacheGib",
+    "MinP",
+    "NoRepeatNgramSize",
+    "Quantization",
+    "RepetitionPenalty",
     "Tilt",
     "TopK",
     "TopP",
@@ -119,6 +124,26 @@ TopK = Annotated[
     int | None, typer.Option("--top-k", min=1, help="Of the reference policy p. [default: off]", rich_help_panel=_SEARCH)
 ]
 TopP = Annotated[float | None, typer.Option("--top-p", help="Of the reference policy p. [default: off]", rich_help_panel=_SEARCH)]
+MinP = Annotated[
+    float | None,
+    typer.Option("--min-p", help="Of p: drop tokens below this share of the likeliest. [default: off]", rich_help_panel=_SEARCH),
+]
+RepetitionPenalty = Annotated[
+    float | None,
+    typer.Option("--repetition-penalty", help="Of p, as in transformers. [default: 1]", rich_help_panel=_SEARCH),
+]
+NoRepeatNgramSize = Annotated[
+    int | None,
+    typer.Option("--no-repeat-ngram-size", min=0, help="Of p, as in transformers. [default: off]", rich_help_panel=_SEARCH),
+]
+Quantization = Annotated[
+    str | None,
+    typer.Option("--quantization", help="rq8: linear layers in 8 bits on a CPU; then p is that model.", rich_help_panel=_MODEL),
+]
+KvCacheGib = Annotated[
+    float | None,
+    typer.Option("--kv-cache-gib", min=0, help="Memory for keys and values to keep, in GiB. [default: 1]", rich_help_panel=_MODEL),
+]
 StopString = Annotated[
     list[str] | None, typer.Option("--stop-string", help="Ends a completion; repeatable.", rich_help_panel=_SEARCH)
 ]

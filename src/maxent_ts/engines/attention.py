@@ -1,4 +1,4 @@
-"""Attention of decoding rows on a CPU: each row's own keys, and its prompt's keys, which it shares with its siblings.
+"""Attention of decoding rows: each row's own keys, and its prompt's keys, which it shares with its siblings.
 
 The rollouts of one prompt do not each hold a copy of its keys and values: the queries of all its rows go through one matrix
 product with them (the two-part decomposition of Hydragen, Juravsky et al. 2024, arXiv 2402.05099, with one softmax over
@@ -64,13 +64,13 @@ def group_rows(entries: Sequence[PromptEntry]) -> list[PromptGroup]:
     groups = []
     for rows in members.values():
         padded = rows + rows[:1] * (round_up(len(rows), ROW_MULTIPLE) - len(rows))
-        groups.append(PromptGroup(entries[rows[0]], torch.tensor(padded), len(rows)))
+        groups.append(PromptGroup(entries[rows[0]], torch.tensor(padded, device=entries[rows[0]].logits.device), len(rows)))
     return groups
 
 
 def can_share_prompts(model: Any) -> bool:
-    """Whether decoding rows of a model can attend by this module: on a CPU, where it would use torch's fused kernel."""
-    return model.device.type == "cpu" and model.config.get_text_config(decoder=True)._attn_implementation == "sdpa"
+    """Whether decoding rows of a model can attend by this module: where it would use torch's fused kernels."""
+    return model.device.type in ("cpu", "cuda") and model.config.get_text_config(decoder=True)._attn_implementation == "sdpa"
 
 
 @contextmanager
@@ -142,7 +142,7 @@ def attend(
     if groups:
         output = _with_prompts(groups, int(module.layer_idx), query, scores, value)  # type: ignore[arg-type]
     else:
-        output = torch.matmul(scores.softmax(dim=-1), value)
+        output = torch.matmul(scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype), value)
     return output.reshape(num_rows, 1, num_heads, value.shape[-1]), None
 
 
@@ -194,7 +194,7 @@ def _with_prompts(
         scores = torch.matmul(queries, prompt_key.transpose(1, 2))
         scores[..., group.entry.num_tokens :] = torch.finfo(scores.dtype).min
         own = own_scores[group.rows].transpose(0, 1).flatten(1, 2)
-        weights = torch.cat([scores, own], dim=-1).softmax(dim=-1)
+        weights = torch.cat([scores, own], dim=-1).softmax(dim=-1, dtype=torch.float32).to(value.dtype)
         rows = group.rows[: group.num_rows]
         output[rows] = torch.matmul(weights[..., :num_keys], prompt_value).view(shape).transpose(0, 1)[: group.num_rows]
         own_weights[rows] = weights[..., num_keys:].reshape(shape).transpose(0, 1)[: group.num_rows]

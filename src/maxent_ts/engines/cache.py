@@ -39,6 +39,8 @@ class CacheStats:
     prefill_tokens: int = 0
     decode_tokens: int = 0
     """Rows of all decoding calls that stood for a token; rows that only fill a batch up are not counted."""
+    quantization_kl: float | None = None
+    """KL(exact ‖ quantised) of the next token, averaged over the first prompt's positions, nats; None without quantisation."""
 
 
 @dataclass(eq=False, slots=True)

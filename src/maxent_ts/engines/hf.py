@@ -24,11 +24,15 @@ from maxent_ts.engines.memory import GIB, give_back, is_out_of_memory, memory_me
 from maxent_ts.engines.replacements import Replacements
 from maxent_ts.engines.sampler import draw_first, most_likely
 from maxent_ts.engines.selfcheck import check_decoding, is_row_independent
-from maxent_ts.engines.slots import prefill
+from maxent_ts.engines.slots import all_log_probabilities, prefill
 from maxent_ts.errors import EngineError, MaxentError, ModelError, OutOfMemoryError, PromptError, SettingError
 from maxent_ts.types import Branch, FinishReason, Policy, Prompt, Rollout, TopTokens
 
 __all__ = ["HFContext", "HFEngine"]
+
+
+MEASURED_POSITIONS = 256
+"""Of the first prompt, on which a quantised model is compared with the exact one."""
 
 
 class HFEngine:
@@ -90,6 +94,7 @@ class HFEngine:
             time_series=self._loaded.softprompt is not None,
         )
         self._max_batch_size = max_batch_size
+        self._quantization = quantization
         self._store = KeyValueStore(int(kv_cache_gib * GIB))
         self._batch = Batch(self._model, max_batch_size, shares_prompts, self._replacements.row_multiple, self._store.stats)
         self._tasks: deque[Task] = deque()
@@ -118,6 +123,8 @@ class HFEngine:
             "torch": torch.__version__,
             "transformers": transformers.__version__,
             "max_batch_size": self._max_batch_size,
+            "quantization": self._quantization,
+            "kernels": self._replacements.kernels is not None,
         }
 
     @property
@@ -269,11 +276,23 @@ class HFEngine:
             context.is_charged = True
         if entry is None:
             entry = prefill(self._model, context.inputs)
+            self._measure_quantization(context.inputs)
             self._store.add_prompt(context.key, entry)
             self._store.stats.model_calls += 1
             self._store.stats.prefills += 1
             self._store.stats.prefill_tokens += entry.num_tokens
         return entry
+
+    def _measure_quantization(self, inputs: torch.Tensor) -> None:
+        """Compare the quantised model with the exact one on the first prompt: it costs one more pass through it."""
+        stats = self._store.stats
+        if self._quantization is None or stats.quantization_kl is not None:
+            return
+        inputs = inputs[:MEASURED_POSITIONS]
+        ours = all_log_probabilities(self._model, inputs)
+        with self._replacements.suspended():
+            exact = all_log_probabilities(self._model, inputs)
+        stats.quantization_kl = float((exact.exp() * (exact - ours)).nan_to_num(0.0).sum(dim=-1).mean())
 
     def _start(self, row: Row) -> None:
         """Give a row a slot."""

@@ -51,6 +51,7 @@ class Replacements:
         with torch.inference_mode():
             for module in model.modules():
                 self._replace(module)
+        self._originals = [namespace.get(name) for namespace, name, _ in self._entries]
 
     @property
     def row_multiple(self) -> int:
@@ -60,17 +61,28 @@ class Replacements:
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Within, the replacements are in place."""
-        before = [namespace.get(name) for namespace, name, _ in self._entries]
-        for namespace, name, replacement in self._entries:
-            namespace[name] = replacement
+        self._put([replacement for *_, replacement in self._entries])
         try:
             yield
         finally:
-            for (namespace, name, _), value in zip(self._entries, before, strict=True):
-                if value is None:
-                    del namespace[name]
-                else:
-                    namespace[name] = value
+            self._put(self._originals)
+
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Within `applied`: here, the model is as it was."""
+        current = [namespace.get(name) for namespace, name, _ in self._entries]
+        self._put(self._originals)
+        try:
+            yield
+        finally:
+            self._put(current)
+
+    def _put(self, values: list[Any]) -> None:
+        for (namespace, name, _), value in zip(self._entries, values, strict=True):
+            if value is None:
+                namespace.pop(name, None)
+            else:
+                namespace[name] = value
 
     def _replace(self, module: Any) -> None:
         if "forward" in vars(module):

@@ -19,7 +19,7 @@ from maxent_ts.engines.attention import PromptGroup, decoding_attention, round_u
 from maxent_ts.engines.cache import KeyValues, PromptEntry
 from maxent_ts.engines.kernels import kernels
 
-__all__ = ["FEWEST_KEYS", "SlotCache", "decode", "prefill"]
+__all__ = ["FEWEST_KEYS", "SlotCache", "all_log_probabilities", "decode", "prefill"]
 
 LENGTH_MULTIPLE = 16
 """A row's bits do not depend on how many masked keys follow if their number is whole vector registers (16 floats in AVX-512)."""
@@ -163,6 +163,18 @@ def prefill(model: Any, inputs: torch.Tensor) -> PromptEntry:
         key_values.append(torch.nn.functional.pad(layer.keys[0].transpose(1, 2), (0, padding)).transpose(1, 2))
         key_values.append(torch.nn.functional.pad(layer.values[0], (0, 0, 0, padding)))
     return PromptEntry(tuple(key_values), output.logits[0, -1].clone(), len(inputs))
+
+
+def all_log_probabilities(model: Any, inputs: torch.Tensor) -> torch.Tensor:
+    """Return the model's own log-probabilities after each position of a prompt: float64 [length, vocabulary].
+
+    Args:
+        model: A causal language model.
+        inputs: As for `prefill`.
+    """
+    name = "input_ids" if inputs.ndim == 1 else "inputs_embeds"
+    positions = torch.arange(len(inputs), device=inputs.device)[None]
+    return model(**{name: inputs[None]}, position_ids=positions, use_cache=False).logits[0].double().log_softmax(dim=-1)
 
 
 def decode(

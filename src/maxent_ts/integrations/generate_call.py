@@ -9,17 +9,17 @@ from maxent_ts.errors import PromptError, SettingError
 
 __all__ = ["check_call", "padding_token"]
 
-OWN_SETTINGS = {"temperature": 1.0, "top_k": 50, "top_p": 1.0}
-"""Sampling settings that `search` takes itself, with what transformers fills in where nobody says anything."""
-
-OTHER_SETTINGS = {
+OWN_SETTINGS = {
+    "temperature": 1.0,
+    "top_k": 50,
+    "top_p": 1.0,
     "min_p": None,
-    "typical_p": 1.0,
-    "epsilon_cutoff": 0.0,
-    "eta_cutoff": 0.0,
     "repetition_penalty": 1.0,
     "no_repeat_ngram_size": 0,
 }
+"""Sampling settings that `search` takes itself, with what transformers fills in where nobody says anything."""
+
+OTHER_SETTINGS = {"typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0}
 """Settings that no engine applies, the same way."""
 
 PROCESSORS = frozenset(

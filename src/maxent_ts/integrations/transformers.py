@@ -105,6 +105,9 @@ def search(
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
+    min_p: float | None = None,
+    repetition_penalty: float = 1.0,
+    no_repeat_ngram_size: int = 0,
     stop_strings: Sequence[str] = (),
     max_generated_tokens: int | None = None,
     max_seconds: float | None = None,
@@ -127,6 +130,9 @@ def search(
         temperature: Part of p.
         top_k: Part of p; None keeps the whole vocabulary.
         top_p: Part of p; None keeps the whole vocabulary.
+        min_p: Part of p; None keeps the whole vocabulary.
+        repetition_penalty: Part of p: prompt and continuation are looked at.
+        no_repeat_ngram_size: Part of p; 0 for no such rule.
         stop_strings: Texts that end a completion.
         max_generated_tokens: Budget for each prompt in generated tokens.
         max_seconds: Budget for each prompt in wall time.
@@ -146,7 +152,15 @@ def search(
             "columns": columns or {},
             "method": (method, factory, settings),
             "tilt": tilt,
-            "sampling": (temperature, top_k, top_p, tuple(stop_strings)),
+            "sampling": {
+                "temperature": temperature,
+                "top_k": top_k,
+                "top_p": top_p,
+                "stop_strings": tuple(stop_strings),
+                "min_p": min_p,
+                "repetition_penalty": repetition_penalty,
+                "no_repeat_ngram_size": no_repeat_ngram_size,
+            },
             "budget": Budget(max_generated_tokens, num_rollouts, max_seconds),
             "max_batch_size": max_batch_size,
             "seed": seed,
@@ -165,7 +179,7 @@ def _searched(
     columns: Mapping[str, Sequence[Any]],
     method: tuple[str, Any, Mapping[str, Any]],
     tilt: float,
-    sampling: tuple[float, int | None, float | None, tuple[str, ...]],
+    sampling: Mapping[str, Any],
     budget: Budget,
     max_batch_size: int,
     seed: int,
@@ -184,7 +198,7 @@ def _searched(
             f"The method '{name}' returns one completion, but num_return_sequences is {num}. Use maxent or best_of_n."
         )
     shared = shared_settings(factory, num_rollouts=budget.rollouts or 1, num_return_sequences=num)
-    policy = Policy(generation_config.max_length - length, *sampling)
+    policy = Policy(generation_config.max_length - length, **sampling)
     engine = cast(Engine, HFEngine(model, tokenizer, dtype="auto", max_batch_size=max_batch_size))
     jobs = [
         SearchJob(
