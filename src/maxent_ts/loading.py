@@ -54,11 +54,13 @@ def load_named(table: Mapping[str, str], name: str, kind: str) -> Any:
     return getattr(module, attribute)
 
 
-def load_task(name: str) -> Task:
-    """Return a task by name; a class is called without arguments."""
+def load_task(name: str, config: RunConfig | None = None) -> Task:
+    """Return a task by name; a class is called with those fields of the configuration that its parameters name."""
     found = load_named(TASKS, name, "task")
-    task: Any = found() if inspect.isclass(found) else found
-    return task
+    if not inspect.isclass(found):
+        return found
+    wanted = inspect.signature(found).parameters
+    return found(**{field: getattr(config, field) for field in RunConfig.model_fields if config is not None and field in wanted})
 
 
 def load_method(method: MethodConfig, *, num_rollouts: int, num_return_sequences: int = 1) -> SearchFactory:

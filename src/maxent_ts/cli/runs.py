@@ -114,6 +114,7 @@ def rescore(
     run_dir: RunDirectory,
     reward: options.Reward = None,
     reward_weights: options.RewardWeights = None,
+    scorer: options.Scorer = None,
     output_dir: Annotated[
         Path | None, typer.Option("--output-dir", help="Directory of the scored run. [default: RUN_DIR-rescored]")
     ] = None,
@@ -128,7 +129,12 @@ def rescore(
 
         place = output_dir or run_dir.with_name(run_dir.resolve().name + "-rescored")
         run = score_again(
-            run_dir, place, rewards=reward or (), reward_weights=parse_weights(reward_weights) or (), overwrite=overwrite
+            run_dir,
+            place,
+            rewards=reward or (),
+            reward_weights=parse_weights(reward_weights) or (),
+            scorer=scorer,
+            overwrite=overwrite,
         )
         print_run(run, output_format)
 
