@@ -131,7 +131,8 @@ def har_prompt(x: Series, y: Series, z: Series) -> TimeSeriesPrompt:
     segments = []
     for name, values in zip("xyz", (x, y, z), strict=True):
         series = _float32(values, f"the {name}-axis")
-        mean, std = _moments(series)
+        # Upstream's is a matrix of three axes, of which torch takes the standard deviation in another way than of one series.
+        mean, std = mean_float32(series), np.float32(series.std(ddof=1, dtype=np.float64))
         std = max(std, np.float32(HAR_MIN_STD))
         text = _HAR_SERIES_TEXT.format(axis=name, mean=float(mean), std=float(std))
         segments.append(SeriesSegment(text, tuple(((series - mean) / std).tolist())))
@@ -271,5 +272,10 @@ def _float32(values: Series, what: str) -> np.ndarray:
 
 
 def _moments(series: np.ndarray) -> tuple[np.float32, np.float32]:
-    """Return mean and sample standard deviation as torch rounds them: it sums the former in float32, the latter in float64."""
-    return mean_float32(series), np.float32(series.std(ddof=1, dtype=np.float64))
+    """Return mean and sample standard deviation of a lone series as torch rounds them on a CPU.
+
+    The latter is taken in float64, but around the mean in float32: that of a constant series need not be 0.
+    """
+    mean = mean_float32(series)
+    deviations = series.astype(np.float64) - float(mean)
+    return mean, np.float32(np.sqrt((deviations**2).sum() / (len(series) - 1)))
