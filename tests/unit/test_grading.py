@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 import pytest
 
@@ -29,16 +30,20 @@ from .test_summary import make_run
 AXIS = json.dumps([0.1, 0.2, 0.4, 0.8] * 4)
 
 
+class CapitalB:
+    """Wants a capital B."""
+
+    always: Mapping[str, tuple[str, ...]] = {"": ("a", "b", "z")}
+    is_closed = False
+
+    def score(self, text, example):
+        return None if example.reference is None else Score(text[-1:].lower() or None, "b", text.endswith("B"))
+
+
 class TwoScorers(LetterTask):
     """Upstream wants a capital B where we do not."""
 
-    class upstream:
-        always = {"": ("a", "b", "z")}
-        is_closed = False
-
-        @staticmethod
-        def score(text, example):
-            return None if example.reference is None else Score(text[-1:].lower() or None, "b", text.endswith("B"))
+    upstream = CapitalB()
 
     def answer(self, text):
         return super().answer(text.lower())

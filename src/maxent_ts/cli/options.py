@@ -154,7 +154,8 @@ StopString = Annotated[
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Same seed, same results.")]
 DataDir = Annotated[
-    Path | None, typer.Option("--data-dir", help="Directory in OpenTSLM's own layout. [default: the embedded sample]")
+    Path | None,
+    typer.Option("--data-dir", help="Directory in OpenTSLM's own layout; for tsqa also a hub id. [default: the embedded sample]"),
 ]
 Series = Annotated[
     Path | None,
