@@ -56,11 +56,12 @@ def load_named(table: Mapping[str, str], name: str, kind: str) -> Any:
 
 def load_task(name: str, config: RunConfig | None = None) -> Task:
     """Return a task by name; a class is called with those fields of the configuration that its parameters name."""
-    found = load_named(TASKS, name, "task")
+    found: Any = load_named(TASKS, name, "task")
     if not inspect.isclass(found):
         return found
     wanted = inspect.signature(found).parameters
-    return found(**{field: getattr(config, field) for field in RunConfig.model_fields if config is not None and field in wanted})
+    task: Any = found(**{one: getattr(config, one) for one in RunConfig.model_fields if config is not None and one in wanted})
+    return task
 
 
 def load_method(method: MethodConfig, *, num_rollouts: int, num_return_sequences: int = 1) -> SearchFactory:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -73,12 +74,10 @@ def class_report(answers: Sequence[str | None], targets: Sequence[str], labels: 
     if not present:
         return {}
     predicted = ["" if answer is None else answer for answer in answers]
-    columns = np.transpose(
-        precision_recall_fscore_support(list(targets), predicted, labels=present, zero_division=0.0)  # pyright: ignore[reportArgumentType]
-    )
+    columns: Any = precision_recall_fscore_support(list(targets), predicted, labels=present, zero_division=0.0)  # pyright: ignore[reportArgumentType]
     return {
         label: {"precision": float(row[0]), "recall": float(row[1]), "f1": float(row[2]), "support": int(row[3])}
-        for label, row in zip(present, columns, strict=True)
+        for label, row in zip(present, np.transpose(columns), strict=True)
     }
 
 

@@ -54,6 +54,7 @@ def sweep(
     kv_cache_gib: options.KvCacheGib = None,
     limit: options.Limit = None,
     data_dir: options.DataDir = None,
+    scorer: options.Scorer = None,
     output_dir: Annotated[
         Path | None, typer.Option("--output-dir", help="Run directory. [default: runs/sweep-<name of the run>]")
     ] = None,
@@ -96,6 +97,7 @@ def sweep(
                 "kv_cache_gib": kv_cache_gib,
                 "limit": limit,
                 "data_dir": data_dir,
+                "scorer": scorer,
                 "output_dir": output_dir,
                 "save_trees": save_trees,
                 "max_total_tokens": max_total_tokens,
