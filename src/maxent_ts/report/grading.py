@@ -60,7 +60,9 @@ def reproductions_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     columns += [Column("n"), Column("of"), Column("source", wraps=True)]
     body = [
         [
-            *(row[name] for name in ("method", "metric", "verdict", "published", "ours")),
+            row["method"],
+            METRICS[row["metric"]],
+            *(row[name] for name in ("verdict", "published", "ours")),
             *row["ci95"],
             row["n"],
             row["num_published_items"],
