@@ -14,7 +14,7 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
@@ -105,6 +105,13 @@ class RunConfig(BaseModel):
     limit: int | None = Field(default=None, ge=1)
     seed: int = Field(default=0, ge=0)
     data_dir: Path | None = None
+    question: str = ""
+    """For the task `series`: what is asked about the user's own series."""
+    labels: tuple[str, ...] = ()
+    """For the task `series`: the possible answers; none for free text."""
+    scorer: Literal["clean", "upstream"] = "clean"
+    """Whose reading of answers makes `answer`, `correct` and all that rests on them: this package's, or that of the data's
+    authors. Records have both."""
     output_dir: Path = Path("runs/run")
     batch_size: int | None = Field(default=None, ge=1)
     kv_cache_gib: float | None = Field(default=None, ge=0)

@@ -245,7 +245,7 @@ class _Evaluation:
                 if result.error is not None:
                     raise result.error
                 assert result.outcome is not None
-                record = filled_record(record, one.task, one.reward, example, result.outcome, result)
+                record = filled_record(record, one.task, one.reward, example, result.outcome, result, self._config.scorer)
                 if result.outcome.tree is not None and example.id in with_tree:
                     tree = tree_with_texts(plain(result.outcome.tree.to_dict()), self._engine)
                     tree = with_evidence(tree, result.outcome, one.reward, example)

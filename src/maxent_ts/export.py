@@ -19,7 +19,7 @@ except ModuleNotFoundError as error:
 
 __all__ = ["SCHEMA", "export_parquet"]
 
-FREE_FORM = ("settings", "evidence")
+FREE_FORM = ("settings", "evidence", "scores")
 """Fields whose content differs from method to method and from reward to reward: JSON text in the table."""
 
 USAGE = ("generated_tokens", "forwarded_tokens", "prompt_tokens", "rollouts", "reward_calls", "seconds")
@@ -47,6 +47,7 @@ SCHEMA = pa.schema(
         ("answer", pa.string()),
         ("target", pa.string()),
         ("correct", pa.bool_()),
+        ("scores", pa.string()),
         ("num_completions", pa.int64()),
         ("chosen", pa.list_(pa.int64())),
         ("texts", pa.list_(pa.string())),

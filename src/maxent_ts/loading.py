@@ -54,10 +54,13 @@ def load_named(table: Mapping[str, str], name: str, kind: str) -> Any:
     return getattr(module, attribute)
 
 
-def load_task(name: str) -> Task:
-    """Return a task by name; a class is called without arguments."""
-    found = load_named(TASKS, name, "task")
-    task: Any = found() if inspect.isclass(found) else found
+def load_task(name: str, config: RunConfig | None = None) -> Task:
+    """Return a task by name; a class is called with those fields of the configuration that its parameters name."""
+    found: Any = load_named(TASKS, name, "task")
+    if not inspect.isclass(found):
+        return found
+    wanted = inspect.signature(found).parameters
+    task: Any = found(**{one: getattr(config, one) for one in RunConfig.model_fields if config is not None and one in wanted})
     return task
 
 

@@ -15,6 +15,7 @@ from maxent_ts.records import RunInfo
 from maxent_ts.registry import METHODS_THAT_VOTE
 from maxent_ts.rewards.base import Reward
 from maxent_ts.rewards.combine import parse_rewards
+from maxent_ts.scoring import check_scorer, class_rules
 from maxent_ts.search.base import SearchFactory
 from maxent_ts.tasks.base import Example, Task
 
@@ -50,9 +51,10 @@ def plan(config: RunConfig, *, tasks: Sequence[Task] | None = None) -> list[Task
     methods = [(one, load_method(one, num_rollouts=one.num_rollouts or config.num_rollouts)) for one in variants]
     plans = []
     for index, name in enumerate(config.tasks):
-        task = load_task(name) if tasks is None else tasks[index]
+        task = load_task(name, config) if tasks is None else tasks[index]
         examples = task.examples(data_dir=config.data_dir, limit=config.limit, seed=config.seed)
         _check_examples(task, examples)
+        check_scorer(task, config.scorer)
         skipped = {one.label: "needs labels" for one in variants if one.name in METHODS_THAT_VOTE and not task.labels}
         kept = [(method, factory) for method, factory in methods if method.label not in skipped]
         if not kept:
@@ -99,6 +101,7 @@ def describe(config: RunConfig, plans: Sequence[TaskPlan], engine: Mapping[str, 
             one.task.name: {
                 "num_items": len(one.examples),
                 "labels": list(one.task.labels),
+                "classes": class_rules(one.task) if one.task.labels else {},
                 "sha256": fingerprint_examples(one.examples),
             }
             for one in plans

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, WithJsonSchema, model_validator
 
-__all__ = ["FORMAT", "Key", "Number", "Record", "ScoredCompletion", "record_schema"]
+__all__ = ["FORMAT", "AnswerScore", "Key", "Number", "Record", "ScoredCompletion", "record_schema"]
 
 FORMAT = 2
 """Of run directories. Those of an older format can be read, and are never written to."""
@@ -33,6 +33,16 @@ class ScoredCompletion(BaseModel):
     finish_reason: str
     answer: str | None
     num_tokens: int
+
+
+class AnswerScore(BaseModel):
+    """What one scorer makes of the chosen completion."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    answer: str | None
+    target: str
+    correct: bool
 
 
 class Record(BaseModel):
@@ -64,7 +74,10 @@ class Record(BaseModel):
     answer: str | None = None
     target: str | None = None
     correct: bool | None = None
-    """Whether the answer is the target; None for a task without labels."""
+    """Whether the run's scorer counts the answer as the target; None for a task without labels."""
+    scores: dict[str, AnswerScore] = {}
+    """What every scorer that the task has makes of the completion: `clean`, and `upstream`, that of the data's authors. `answer`,
+    `answers`, `target` and `correct` are those of the run's scorer."""
     num_completions: int = 0
     """Distinct completions evaluated. The lists below have an entry for each of them, in order of evaluation."""
     chosen: list[int] = []

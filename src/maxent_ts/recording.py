@@ -10,6 +10,7 @@ from maxent_ts.engines.base import Engine
 from maxent_ts.fingerprint import plain
 from maxent_ts.records import ExampleRecord, Record
 from maxent_ts.rewards.base import Reward
+from maxent_ts.scoring import graded_fields
 from maxent_ts.search.run import SearchResult
 from maxent_ts.tasks.base import Example, Task
 from maxent_ts.types import Completion, Embeddings, Outcome, Prompt, TimeSeriesPrompt
@@ -17,11 +18,11 @@ from maxent_ts.types import Completion, Embeddings, Outcome, Prompt, TimeSeriesP
 __all__ = ["example_record", "filled_record", "readable_prompt", "tree_with_texts", "with_evidence"]
 
 
-def filled_record(record: Record, task: Task, reward: Reward, example: Example, outcome: Outcome, result: SearchResult) -> Record:
+def filled_record(
+    record: Record, task: Task, reward: Reward, example: Example, outcome: Outcome, result: SearchResult, scorer: str = "clean"
+) -> Record:
     """Return the record with everything there is to say about an outcome."""
     best = outcome.best
-    answers = [task.answer(completion.text) for completion in outcome.completions] if task.labels else []
-    answer = answers[outcome.chosen[0]] if answers else None
     (evidence,) = _evidence(reward, example, [best])
     return record.model_copy(
         update={
@@ -31,8 +32,7 @@ def filled_record(record: Record, task: Task, reward: Reward, example: Example, 
             "finish_reason": best.finish_reason,
             "reward": best.reward,
             "evidence": evidence,
-            "answer": answer,
-            "correct": answer == example.target if task.labels and example.target is not None else None,
+            **graded_fields(task, example, [completion.text for completion in outcome.completions], outcome.chosen[0], scorer),
             "num_completions": len(outcome.completions),
             "chosen": list(outcome.chosen),
             "texts": [completion.text for completion in outcome.completions],
@@ -41,7 +41,6 @@ def filled_record(record: Record, task: Task, reward: Reward, example: Example, 
             "rewards": [completion.reward for completion in outcome.completions],
             "logprobs": [completion.logprob for completion in outcome.completions],
             "weights": list(outcome.weights),
-            "answers": answers,
             "usage": asdict(result.usage),
             "trajectory": list(result.trajectory),
             "tree": None if outcome.tree is None else outcome.tree.statistics(),

@@ -75,8 +75,12 @@ REWARDS: Mapping[str, str] = {
 }
 
 TASKS: Mapping[str, str] = {
-    "har_cot": "maxent_ts.tasks.opentslm:HarCot",
+    "tsqa": "maxent_ts.tasks.tsqa:Tsqa",
     "m4_caption": "maxent_ts.tasks.opentslm:M4Caption",
+    "har_cot": "maxent_ts.tasks.opentslm:HarCot",
+    "sleep_cot": "maxent_ts.tasks.sleep:SleepCot",
+    "ecg_qa_cot": "maxent_ts.tasks.ecg:EcgQaCot",
+    "series": "maxent_ts.tasks.series:OwnSeries",
 }
 
 

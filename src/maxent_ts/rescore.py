@@ -20,6 +20,7 @@ from maxent_ts.planning import TaskPlan, describe, now, plan
 from maxent_ts.recording import example_record
 from maxent_ts.records import FORMAT, Record, Run, RunInfo, read_run
 from maxent_ts.run_directory import RunDirectory
+from maxent_ts.scoring import graded_fields
 from maxent_ts.summary import summarize
 from maxent_ts.tasks.base import Example, Task
 
@@ -32,6 +33,7 @@ def rescore(
     *,
     rewards: Sequence[str] = (),
     reward_weights: Sequence[float] = (),
+    scorer: str | None = None,
     tasks: Sequence[Task] | None = None,
     overwrite: bool = False,
 ) -> Run:
@@ -42,6 +44,7 @@ def rescore(
         output_dir: Where the scored records go. Its run.json names `path` and the rewards of the searches under `rescored`.
         rewards: Names, or `file.py:function`; empty for those of the run.
         reward_weights: One for each of `rewards`; empty for 1 each.
+        scorer: "clean" or "upstream"; None for the run's.
         tasks: Task objects in place of the run's `tasks`.
         overwrite: Start over in a directory that holds another run.
 
@@ -61,6 +64,8 @@ def rescore(
     values = {**run.info.config, "output_dir": output_dir}
     if rewards:
         values |= {"rewards": tuple(rewards), "reward_weights": tuple(reward_weights)}
+    if scorer is not None:
+        values["scorer"] = scorer
     config = make_config(**values)
     plans = plan(config, tasks=tasks)
     info = describe(config, plans, run.info.engine)
@@ -76,47 +81,54 @@ def rescore(
         directory.write_examples(example_record(one.task, example) for one in plans for example in one.examples)
         for record in run.records:
             if record.key not in directory.finished:
-                directory.append(_scored_or_failed(record, by_task[record.task], examples[record.task, record.example_id]))
+                directory.append(
+                    _scored_or_failed(record, by_task[record.task], examples[record.task, record.example_id], config.scorer)
+                )
         directory.write_summary(summarize(read_run(output_dir)))
         directory.finish(now(), "interrupted" if run.info.status == "running" else run.info.status)
     return read_run(output_dir)
 
 
-def rescored_record(record: Record, one: TaskPlan, example: Example) -> Record:
+def rescored_record(record: Record, one: TaskPlan, example: Example, scorer: str = "clean") -> Record:
     """Return a record with its rewards, evidence, answers and what follows from them computed from its completions.
 
     Args:
         record: One without an error.
         one: The task and its reward.
         example: The item.
+        scorer: "clean" or "upstream".
     """
     rewards = one.reward(**_columns(record, example, range(len(record.texts))))
-    answers = [one.task.answer(text) for text in record.texts] if one.task.labels else []
     first = record.chosen[0]
     (evidence,) = one.reward.explain(**_columns(record, example, [first]))
-    answer = answers[first] if answers else None
     return record.model_copy(
         update={
             "rewards": list(rewards),
             "reward": rewards[first],
             "evidence": plain(evidence),
-            "answers": answers,
-            "answer": answer,
             "target": example.target,
-            "correct": answer == example.target if one.task.labels and example.target is not None else None,
+            **graded_fields(one.task, example, record.texts, first, scorer),
             "trajectory": _trajectory(record, rewards),
         }
     )
 
 
-def _scored_or_failed(record: Record, one: TaskPlan, example: Example) -> Record:
+def _scored_or_failed(record: Record, one: TaskPlan, example: Example, scorer: str) -> Record:
     if record.error is not None:
         return record
     try:
-        return rescored_record(record, one, example)
+        return rescored_record(record, one, example, scorer)
     except Exception as error:  # noqa: BLE001 - one item must not end the others; the record says what failed
         message = str(error) if isinstance(error, MaxentError) else f"{type(error).__name__}: {error}"
-        nothing: dict[str, Any] = {"rewards": [], "reward": None, "evidence": {}, "answers": [], "answer": None, "correct": None}
+        nothing: dict[str, Any] = {
+            "rewards": [],
+            "reward": None,
+            "evidence": {},
+            "answers": [],
+            "answer": None,
+            "correct": None,
+            "scores": {},
+        }
         return record.model_copy(update={**nothing, "trajectory": [], "error": message})
 
 

@@ -13,6 +13,8 @@ from typing import Any
 from maxent_ts import metrics
 from maxent_ts.compare import compare_records, with_verdicts
 from maxent_ts.config import VARIANT_FIELDS, MethodConfig
+from maxent_ts.grading import Grading, answer_metrics, grading_of
+from maxent_ts.published import reproductions
 from maxent_ts.records import Record, Run
 from maxent_ts.variants import BUDGET_FIELDS, Variant, group_records, variant_of
 
@@ -30,25 +32,29 @@ def summarize(run: Run) -> dict[str, Any]:
 
     Returns:
         `tasks` holds, for each task and variant of a method, `n` (items without a failure), `n_failed`, `accuracy`, `macro_f1` and
-        `valid_answer_rate` (null without labels), `reward` (`mean`, `ci95`), and means per item: `generated_tokens`,
-        `forwarded_tokens`, `rollouts`, `reward_calls`, `seconds_per_item` (from its first request to its outcome, waiting
-        for batch-mates included). `over_seeds` holds, where a method was run with several seeds, the mean and the standard
-        deviation of those means between seeds. `comparisons` holds paired differences of the reference method minus each
-        other one (as in `compare.compare_records`, seeds averaged within an item, variants alike in λ and budget), with `p_holm`
-        and `verdict`; `correlation` how the reward relates to being correct,
-        `failures` the failed items.
+        `valid_answer_rate` (null without labels; with `scores`, `classes`, `confusion` and `strata` as in
+        `grading.answer_metrics`), `reward` (`mean`, `ci95`), and means per item: `generated_tokens`, `forwarded_tokens`,
+        `rollouts`, `reward_calls`, `seconds_per_item` (from its first request to its outcome, waiting for batch-mates included).
+        `over_seeds` holds, where a method was run with several seeds, the mean and the standard deviation of those means between
+        seeds. `comparisons` holds paired differences of the reference method minus each other one (as in
+        `compare.compare_records`, seeds averaged within an item, variants alike in λ and budget), with `p_holm` and `verdict`;
+        `published` how the run compares with the number published for its very model, as in `published.reproductions`;
+        `correlation` how the reward relates to being correct, `failures` the failed items.
     """
     tasks: dict[str, dict[str, Any]] = {}
     over_seeds: dict[str, dict[str, Any]] = {}
     comparisons: list[dict[str, Any]] = []
     correlation: dict[str, Any] = {}
+    published: list[dict[str, Any]] = []
     for task, facts in run.info.data.items():
         labels = facts.get("labels", [])
         variants = [one for one in run.info.variants if one.label not in run.info.skipped.get(task, {})]
         by_variant = _by_variant(run, task, variants)
-        tasks[task] = {label: describe(records, labels) for label, records in by_variant.items()}
+        grading = grading_of(run, task)
+        tasks[task] = {label: describe(records, labels, grading) for label, records in by_variant.items()}
         over_seeds[task] = _over_seeds(variants, tasks[task])
         comparisons.extend(compare_with_reference(task, group_records(run, task), run.info.config, labelled=bool(labels)))
+        published.extend(reproductions(run, task, by_variant))
         if labels:
             correlation[task] = reward_and_correctness(by_variant)
     return {
@@ -56,6 +62,7 @@ def summarize(run: Run) -> dict[str, Any]:
         "over_seeds": {task: found for task, found in over_seeds.items() if found},
         "comparisons": comparisons,
         "correlation": correlation,
+        "published": published,
         "skipped": run.info.skipped,
         "failures": [
             {"task": one.task, "method": one.variant, "example_id": one.example_id, "error": one.error}
@@ -147,25 +154,21 @@ def _spread(values: Sequence[float | None]) -> dict[str, float | None]:
     return {"mean": _mean(kept), "standard_deviation": statistics.stdev(kept) if len(kept) > 1 else None}
 
 
-def describe(records: Sequence[Record], labels: Sequence[str]) -> dict[str, Any]:
+def describe(records: Sequence[Record], labels: Sequence[str], grading: Grading | None = None) -> dict[str, Any]:
     """Return the row of one method on one task, as in `summarize`.
 
     Args:
         records: Its records, failed ones included.
         labels: The task's labels; none if its targets are not labels.
+        grading: How answers are graded: `grading_of`. Without it, by this package's rules.
     """
     good = [one for one in records if one.error is None]
     rewards = [one.reward for one in good if one.reward is not None]
-    graded = [one for one in good if one.target is not None] if labels else []
-    answers = [one.answer for one in graded]
-    targets = [one.target for one in graded if one.target is not None]
     interval = metrics.mean_ci95(rewards)
     return {
         "n": len(good),
         "n_failed": len(records) - len(good),
-        "accuracy": metrics.accuracy(answers, targets),
-        "macro_f1": metrics.macro_f1(answers, targets, labels) if graded else None,
-        "valid_answer_rate": metrics.valid_answer_rate([one.answer for one in good]) if labels else None,
+        **answer_metrics(good, labels, grading or Grading()),
         "reward": {"mean": _mean(rewards), "ci95": None if interval is None else list(interval)},
         "generated_tokens": _mean_usage(good, "generated_tokens"),
         "forwarded_tokens": _mean_usage(good, "forwarded_tokens"),

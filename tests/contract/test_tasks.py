@@ -10,17 +10,29 @@ import pytest
 from maxent_ts import registry
 from maxent_ts.types import TimeSeriesPrompt
 
+from ..task_data import make_data, make_task
+
 TASKS = sorted(registry.TASKS)
 
 
 @pytest.fixture(scope="module", params=TASKS)
-def task(request):
-    return registry.load(registry.TASKS, request.param, "task")()
+def name(request):
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def examples(task):
-    return task.examples()
+def task(name):
+    return make_task(name)
+
+
+@pytest.fixture(scope="module")
+def data_dir(name, tmp_path_factory):
+    return make_data(name, tmp_path_factory.mktemp(name))
+
+
+@pytest.fixture(scope="module")
+def examples(task, data_dir):
+    return task.examples(data_dir=data_dir)
 
 
 def test_the_name_is_the_one_in_the_registry(task):
@@ -28,12 +40,12 @@ def test_the_name_is_the_one_in_the_registry(task):
     assert task.name in TASKS
 
 
-def test_ids_are_unique_and_stable(task, examples):
+def test_ids_are_unique_and_stable(task, data_dir, examples):
     """Catches two items that share a record, and ids that count positions in the subset instead of naming the item."""
     ids = [example.id for example in examples]
     assert len(set(ids)) == len(ids) >= 50
     by_id = {example.id: example for example in examples}
-    for example in task.examples(limit=7, seed=11):
+    for example in task.examples(data_dir=data_dir, limit=7, seed=11):
         assert by_id[example.id] == example
 
 
@@ -44,33 +56,39 @@ def test_examples_are_frozen(examples):
 
 
 @pytest.mark.parametrize("limit", [1, 5, 24])
-def test_limit_is_respected(task, limit):
+def test_limit_is_respected(task, data_dir, limit):
     """Catches rounding that returns more or fewer items than asked for."""
-    assert len(task.examples(limit=limit)) == limit
+    assert len(task.examples(data_dir=data_dir, limit=limit)) == limit
 
 
-def test_same_seed_same_subset_and_another_seed_another(task):
+def test_same_seed_same_subset_and_another_seed_another(task, data_dir):
     """Catches unseeded subsets, and a seed that is not used."""
-    once, again, other = (tuple(item.id for item in task.examples(limit=10, seed=seed)) for seed in (4, 4, 5))
+    once, again, other = (tuple(item.id for item in task.examples(data_dir=data_dir, limit=10, seed=seed)) for seed in (4, 4, 5))
     assert once == again
     assert once != other
 
 
-def test_a_subset_spreads_over_strata_and_is_not_the_head(task, examples):
+def test_a_subset_spreads_over_strata_and_is_not_the_head(task, data_dir, examples):
     """Catches first-N subsets."""
     strata = {example.stratum for example in examples}
-    subset = task.examples(limit=len(strata) * 3)
+    subset = task.examples(data_dir=data_dir, limit=len(strata) * 3)
     assert {example.stratum for example in subset} == strata
     assert [example.id for example in subset] != [example.id for example in examples[: len(subset)]]
 
 
-def test_inputs_never_contain_the_target(examples):
-    """Catches a leak of the gold answer into what rewards see: only the list of all possible answers may hold it."""
+def test_inputs_never_contain_the_target(task, examples):
+    """Catches a leak of the gold answer into what rewards see: only the list of possible answers may hold it."""
+    by_stratum = {example.stratum: example.inputs["labels"] for example in examples}
     for example in examples:
         visible = {key: value for key, value in example.inputs.items() if key != "labels"}
         assert set(visible) - {"sampling_rate"} == {"series", "series_names", "task"}
-        for constant in ("labels", "sampling_rate"):
-            assert example.inputs.get(constant) == examples[0].inputs.get(constant)
+        assert example.inputs.get("sampling_rate") == examples[0].inputs.get("sampling_rate")
+        # Possible answers may depend on the question, which the prompt states with them, and on nothing else.
+        if getattr(task, "averages_strata", False):
+            assert example.inputs["labels"] == by_stratum[example.stratum]
+            assert ", ".join(example.inputs["labels"]) in example.prompt.post_prompt
+        else:
+            assert example.inputs["labels"] == examples[0].inputs["labels"]
         if example.target is not None:
             assert example.target not in json.dumps(visible)
 
@@ -79,6 +97,7 @@ def test_targets_are_labels_that_the_parser_reads_back(task, examples):
     """Catches a vocabulary in which the right answer cannot be given."""
     for example in examples:
         if task.labels:
+            assert example.target in example.inputs["labels"]
             assert example.target in task.labels
             assert task.answer(f"It is so. Answer: {example.target}") == example.target
 
@@ -103,3 +122,14 @@ def test_default_rewards_are_in_the_registry_and_their_weights_add_up(task):
     """Catches a task whose default cannot be loaded."""
     assert set(task.rewards) <= set(registry.REWARDS)
     assert sum(task.rewards.values()) == pytest.approx(1)
+
+
+def test_an_upstream_scorer_reads_the_gold_text_as_right(task, examples):
+    """Catches a parser with which the authors' own reference would fail, and a target taken from another place than the text."""
+    if not hasattr(task, "upstream"):
+        pytest.skip("this task's data has no parser of its own authors")
+    for example in examples:
+        score = task.upstream.score(example.reference, example)
+        assert score.correct
+        assert score.answer == score.target
+        assert task.upstream.score("I do not know", example).correct is False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
+import zlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -137,3 +138,20 @@ def estimates(rng, target):
     info = {"pareto_k": -math.inf, "pareto_k_limit": math.nan, "log_z_high": np.float64(math.inf), "num_fresh_draws": 3}
     marginals = {"a": Marginal(0.25, 0.125, 0.5), "b": Marginal(1.0, 0.0, 1.0)}
     return Outcome((completion,), (1.0,), (0,), info, None, marginals)
+
+
+class WordTable(TableEngine):
+    """Takes any prompt, and writes words with which claims are made and answers given."""
+
+    words = ("rises ", "falls ", "flat. ", "Answer: ", "sitting", "Wake", "(b)", "no", "rising", "")
+
+    def __init__(self) -> None:
+        letters = TableEngine.random(num_tokens=len(self.words))
+        super().__init__(letters._probabilities, self.words, eos_token_id=len(self.words) - 1)
+
+    def open(self, prompt: Any, policy: Any) -> Any:
+        return super().open([zlib.crc32(repr(getattr(prompt, "pre_prompt", prompt)).encode()) % (len(self.words) - 1)], policy)
+
+
+def make_word_engine(model: str, *, dtype: str, device: str) -> TableEngine:
+    return WordTable()

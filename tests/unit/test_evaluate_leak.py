@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 
+import pytest
+
 from maxent_ts.config import make_config
 from maxent_ts.evaluate import evaluate
-from maxent_ts.registry import METHODS
+from maxent_ts.registry import METHODS, REWARDS, TASKS
 
-from .evaluation_fakes import LetterTask, make_engine
+from ..task_data import make_data, make_task
+from .evaluation_fakes import LetterTask, WordTable, make_engine
 
 SEARCHES = tuple(name for name in METHODS if name != "exact")
 
@@ -19,6 +22,34 @@ class PermutedTargets(LetterTask):
     def examples(self, **rest):
         items = super().examples(**rest)
         return [dataclasses.replace(item, target="ba"[index % 2]) for index, item in enumerate(items)]
+
+
+class Permuting:
+    """A task of the registry, with the targets and gold texts of its items handed on by one item."""
+
+    def __init__(self, task):
+        self._task = task
+
+    def __getattr__(self, name):
+        return getattr(self._task, name)
+
+    def examples(self, **rest):
+        items = list(self._task.examples(**rest))
+        given = zip(items, [items[-1], *items[:-1]], strict=True)
+        return [dataclasses.replace(item, target=other.target, reference=other.reference) for item, other in given]
+
+
+OF_TARGETS = {"target", "correct", "scores"}
+"""What a record says about targets, and nothing else of it may depend on them."""
+
+
+def kept_records(run):
+    kept = []
+    for record in run.records:
+        values = record.model_dump(exclude=OF_TARGETS)
+        values["usage"].pop("seconds", None)
+        kept.append(values)
+    return kept
 
 
 def outputs(task, path):
@@ -32,11 +63,7 @@ def outputs(task, path):
         output_dir=path,
     )
     run = evaluate(config, engine=make_engine("toy", dtype="float32", device="cpu"), tasks=[task])
-    kept = []
-    for record in run.records:
-        values = record.model_dump(exclude={"target", "correct"})
-        values["usage"].pop("seconds")
-        kept.append(values)
+    kept = kept_records(run)
     trees = {(method, file.name): file.read_bytes() for _, method, file in run.trees()}
     return kept, trees, run
 
@@ -51,6 +78,38 @@ def test_permuting_all_targets_changes_no_output_of_any_search(tmp_path):
     assert run.info.data == permuted_run.info.data, "the fingerprint of what searches see depends on targets"
     true_scores = [row["accuracy"] for row in run.summary["tasks"]["letters"].values()]
     assert true_scores != [row["accuracy"] for row in permuted_run.summary["tasks"]["letters"].values()]
+
+
+@pytest.fixture(scope="module")
+def data_dirs(tmp_path_factory):
+    return {name: make_data(name, tmp_path_factory.mktemp(name)) for name in TASKS}
+
+
+@pytest.mark.parametrize("reward", REWARDS)
+@pytest.mark.parametrize("name", TASKS)
+def test_no_task_and_no_reward_of_the_registry_shows_a_search_its_targets(name, reward, data_dirs, tmp_path):
+    """Catches the same in the tasks and rewards that ship, gold texts included."""
+    methods = ("best_of_n", "majority_vote", "maxent") if make_task(name).labels else ("best_of_n", "maxent")
+    runs = []
+    for kind, task in (("true", make_task(name)), ("permuted", Permuting(make_task(name)))):
+        config = make_config(
+            tasks=(name,),
+            methods=tuple({"name": one} for one in methods),
+            rewards=(reward,),
+            num_rollouts=4,
+            max_new_tokens=6,
+            tilt=4.0,
+            limit=5,
+            data_dir=data_dirs[name],
+            output_dir=tmp_path / kind,
+        )
+        runs.append(evaluate(config, engine=WordTable(), tasks=[task]))
+    true, permuted = runs
+    assert all(one.error is None for one in true.records)
+    assert kept_records(true) == kept_records(permuted)
+    assert true.info.data == permuted.info.data
+    if make_task(name).labels:
+        assert [one.target for one in true.records] != [one.target for one in permuted.records], "nothing was permuted"
 
 
 class Spy:

@@ -75,6 +75,7 @@ def test_every_field_is_in_the_table_with_its_value(run, parquet):
     for row, record in zip(pq.read_table(parquet).to_pylist(), run.records, strict=True):
         assert json.loads(row.pop("settings")) == record.settings
         assert json.loads(row.pop("evidence")) == record.evidence
+        assert json.loads(row.pop("scores")) == {name: one.model_dump() for name, one in record.scores.items()}
         assert [tuple(one.values()) for one in row.pop("trajectory")] == record.trajectory
         for name in ("tree", "info", "marginals"):
             value = row.pop(name)

@@ -69,6 +69,21 @@ def test_the_sample_is_rebuilt_to_the_byte(data, tmp_path):
 
 
 @needs_shared_data
+def test_the_gold_texts_of_the_tests_are_rebuilt_to_the_byte(data, tmp_path, monkeypatch):
+    """Catches texts edited by hand until a test passes."""
+    builder = importlib.import_module("build_fixtures")
+    monkeypatch.setattr("sys.argv", ["build_fixtures", "--shared", str(SHARED), "--output", str(tmp_path / "texts.json")])
+    builder.main()
+    assert (tmp_path / "texts.json").read_bytes() == builder.OUTPUT.read_bytes()
+
+
+def test_the_published_folder_and_the_answers_of_templates_have_their_section_too():
+    """Catches a table shipped without a source."""
+    text = (ASSETS / "DATA_LICENSES.md").read_text(encoding="utf-8")
+    assert all(f"## {name}/" in text for name in ("ecg_qa", "published"))
+
+
+@needs_shared_data
 def test_training_validation_and_test_share_no_subject(data):
     """Catches windows of one person, which overlap by half, on both sides of a split."""
     frame = data.har_frame(SHARED, "train")

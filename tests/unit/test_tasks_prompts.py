@@ -8,10 +8,20 @@ import pytest
 
 from maxent_ts.errors import PromptError
 from maxent_ts.tasks.float32 import mean_float32
-from maxent_ts.tasks.opentslm import har_prompt, m4_prompt
+from maxent_ts.tasks.prompts import ecg_prompt, ecg_segments, har_prompt, m4_prompt, own_prompt, sleep_prompt, tsqa_prompt
 
-# SHA-256 of OpenTSLM's HAR pre-prompt after .strip(), computed from its source file (commit 2968f4b8).
+# SHA-256 of OpenTSLM's prompts after .strip(), computed by running its source files (commit 2968f4b8). The ECG prompts are
+# those of the question "Q" in the context "C", with the answers "a" and "b", and without answers.
 HAR_PRE_PROMPT_SHA256 = "a27a720b325c0e55b3a6ef7591fd52291dc620b56949140967657a2f5843b8e0"
+SLEEP_PROMPT_SHA256 = (
+    "70f146e794ee8d50d89c9cd616b47e99bcccef90eac953a833557b9e0e8badd7",
+    "711f8229efcfc7ef0b3cfb9d02a21bd64993c870d2c71f50013841834512c9ea",
+)
+ECG_PROMPT_SHA256 = (
+    "b938fcd38eb203660e624facde36167d52d8e6b0d09b69bc8103f217e196466f",
+    "9d220a491c4efdc561da45c0f832eb18e8f206dfac3ebe572539722aa811fc9c",
+)
+ECG_OPEN_POST_PROMPT_SHA256 = "3070c42c09c4cd0862ba4ff8437832be59a84e5fb192011bdcd53e2133e6677c"
 
 
 x86_only = pytest.mark.skipif(
@@ -28,6 +38,47 @@ def test_the_har_prompt_is_opentslms_to_the_byte():
     prompt = har_prompt(*window())
     assert hashlib.sha256(prompt.pre_prompt.encode()).hexdigest() == HAR_PRE_PROMPT_SHA256
     assert prompt.post_prompt == "Rationale:"
+
+
+def sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_the_sleep_and_ecg_prompts_are_opentslms_to_the_byte():
+    """Catches the same, and a lost space at the end of the ECG prompt's first line."""
+    sleep, ecg = sleep_prompt([1.0, 2.0]), ecg_prompt("Q", "C", ("a", "b"), ())
+    assert (sha256(sleep.pre_prompt), sha256(sleep.post_prompt)) == SLEEP_PROMPT_SHA256
+    assert (sha256(ecg.pre_prompt), sha256(ecg.post_prompt)) == ECG_PROMPT_SHA256
+    assert sha256(ecg_prompt("Q", "C", (), ()).post_prompt) == ECG_OPEN_POST_PROMPT_SHA256
+
+
+def test_each_stage_has_its_own_standard_deviation():
+    """Catches one ddof for all stages: sample for TSQA, M4 and HAR, population for Sleep and ECG."""
+    series = [1.0, 2.0, 3.0, 4.0]
+    assert tsqa_prompt(" Q? ", "trend", series).series[0].text == "This is the time series, it has mean 2.5000 and std 1.2910."
+    assert sleep_prompt(series).series[0].text == "The following is the EEG time series, it has mean 2.5000 and std 1.1180:"
+    assert ecg_segments(np.array([series] * 12))[3].text == "This is ECG Lead aVR, it has mean 2.5000 and std 1.1180:"
+    tsqa = tsqa_prompt(" Q? ", "trend", series)
+    assert (tsqa.pre_prompt, tsqa.post_prompt) == ("Q?", "Predict the trend Answer:")
+
+
+def test_a_flat_lead_and_a_flat_eeg_are_centred():
+    """Catches a division by zero for an electrode that fell off."""
+    for segment in (*ecg_segments(np.full((12, 40), 0.25)), sleep_prompt([0.25] * 40).series[0]):
+        assert set(segment.values) == {0.0}
+
+
+def test_a_prompt_for_ones_own_series_is_laid_out_as_opentslms():
+    """Catches a lone series without labels that is asked about in words no checkpoint has seen, and labels that are not named."""
+    series = [1.0, 2.0, 4.0, 8.0]
+    assert own_prompt({"load": series}, m4_prompt(series).post_prompt, ()) == m4_prompt(series)
+    both = own_prompt({"load": series, "heat": series[::-1]}, "Which?", ("up", "down"))
+    assert [segment.text.partition(",")[0] for segment in both.series] == [
+        "The following is the time series load",
+        "The following is the time series heat",
+    ]
+    assert both.pre_prompt.startswith("Which?\n\nPossible labels are:\nup, down.\n")
+    assert both.post_prompt == "Rationale:"
 
 
 def test_series_texts_carry_mean_and_sample_standard_deviation_of_the_raw_series():
@@ -100,13 +151,17 @@ def test_prompts_equal_those_of_opentslms_own_arithmetic():
     """Catches any rounding difference between the numpy prompt and the torch one a checkpoint was trained on."""
     torch = pytest.importorskip("torch")
     rng = np.random.default_rng(3)
-    for _ in range(60):
-        raw = (rng.normal(size=int(rng.integers(64, 513))) * 300 + rng.uniform(10, 50_000)).tolist()
+    for index in range(300):
+        spread = (300.0, 3.0, 0.1, 0.0)[index % 4]
+        raw = (rng.normal(size=int(rng.integers(64, 513))) * spread + rng.uniform(10, 50_000)).tolist()
         tensor = torch.tensor(raw, dtype=torch.float32)
         mean, std = tensor.mean(), tensor.std()
         segment = m4_prompt(raw).series[0]
         assert segment.text == f"This is the time series, it has mean {mean:.4f} and std {std:.4f}:"
-        assert list(segment.values) == ((tensor - mean) / std).tolist()
+        assert list(segment.values) == ((tensor - mean) / std if std > 0 else tensor - mean).tolist()
+        segment = tsqa_prompt("Q", "trend", raw).series[0]
+        assert segment.text == f"This is the time series, it has mean {mean:.4f} and std {std:.4f}."
+        assert list(segment.values) == ((tensor - mean) / (std + 1e-8)).tolist()
     axes = torch.tensor(window(1).tolist(), dtype=torch.float32)
     means, stds = axes.mean(dim=1, keepdim=True), torch.clamp(axes.std(dim=1, keepdim=True), min=1e-6)
     prompt = har_prompt(*window(1))

@@ -52,8 +52,12 @@ def _options(version: Annotated[bool, typer.Option("--version", help="Show versi
 @app.command("eval")
 def _eval(
     tasks: Annotated[
-        list[str], typer.Argument(metavar="TASKS...", help="demo, tasks by name, or file.py:name.", autocompletion=complete_task)
-    ],
+        list[str] | None,
+        typer.Argument(metavar="TASKS...", help="demo, tasks by name, or file.py:name.", autocompletion=complete_task),
+    ] = None,
+    series: options.Series = None,
+    question: options.Question = None,
+    labels: options.Labels = None,
     method: Annotated[
         list[str] | None,
         typer.Option(
@@ -96,6 +100,7 @@ def _eval(
     limit: options.Limit = None,
     seed: options.Seed = 0,
     data_dir: options.DataDir = None,
+    scorer: options.Scorer = None,
     output_dir: Annotated[
         Path | None, typer.Option("--output-dir", help="Run directory. [default: runs/<name of the run>]")
     ] = None,
@@ -114,11 +119,12 @@ def _eval(
     debug: options.Debug = False,
 ) -> None:
     """Compare methods on tasks at equal generated tokens. The same command again continues where it stopped."""
-    from maxent_ts.cli.evaluation import run_eval
+    from maxent_ts.cli.evaluation import own_series, run_eval
 
     with explained(debug=debug):
+        names, own = own_series(tasks or (), series, question, labels, data_dir)
         run_eval(
-            tasks=tasks,
+            tasks=names,
             methods=method,
             settings=settings or [],
             values={
@@ -144,11 +150,12 @@ def _eval(
                 "kv_cache_gib": kv_cache_gib,
                 "limit": limit,
                 "seed": seed,
-                "data_dir": data_dir,
+                "scorer": scorer,
                 "output_dir": output_dir,
                 "save_trees": save_trees,
                 "max_total_tokens": max_total_tokens,
                 "max_seconds": max_seconds,
+                **own,
             },
             reward_weights=reward_weights,
             overwrite=overwrite,
@@ -170,6 +177,9 @@ def _generate(
     prompt: Annotated[str | None, typer.Argument(metavar="[PROMPT]", help="A text prompt. Or use --task and --item.")] = None,
     task: Annotated[str | None, typer.Option("--task", help="Take the prompt from this task.")] = None,
     item: Annotated[str | None, typer.Option("--item", help="Which item of the task. [default: the first]")] = None,
+    series: options.Series = None,
+    question: options.Question = None,
+    labels: options.Labels = None,
     method: options.Method = "maxent",
     settings: options.Set = None,
     tilt: options.Tilt = None,
@@ -201,12 +211,14 @@ def _generate(
     debug: options.Debug = False,
 ) -> None:
     """Search for one prompt; show completions with weights, rewards and log p, the bracket of log Z, and the tokens used."""
+    from maxent_ts.cli.evaluation import own_series
     from maxent_ts.cli.generation import run_generate
 
     with explained(debug=debug):
+        names, own = own_series((task,) if task else (), series, question, labels, data_dir)
         run_generate(
             prompt=prompt,
-            task_name=task,
+            task_name=names[0] if names else None,
             item=item,
             method=method,
             settings=settings or [],
@@ -231,7 +243,7 @@ def _generate(
                 "batch_size": batch_size,
                 "kv_cache_gib": kv_cache_gib,
                 "seed": seed,
-                "data_dir": data_dir,
+                **own,
             },
             reward_weights=reward_weights,
             num_return_sequences=num_return_sequences,

@@ -20,7 +20,38 @@ from maxent_ts.presets import DEFAULT_METHODS, DEMO_LIMIT
 from maxent_ts.records import Run
 from maxent_ts.registry import METHODS_OF_ONE_COMPLETION, TRACKERS
 
-__all__ = ["bounds", "build_config", "default_directory", "parse_weights", "print_run", "run_config", "run_eval", "show_plan"]
+__all__ = [
+    "bounds",
+    "build_config",
+    "default_directory",
+    "own_series",
+    "parse_weights",
+    "print_run",
+    "run_config",
+    "run_eval",
+    "show_plan",
+]
+
+OWN_SERIES = "series"
+"""The task that reads a user's own file."""
+
+
+def own_series(
+    tasks: Sequence[str], series: Path | None, question: str | None, labels: str | None, data_dir: Path | None
+) -> tuple[Sequence[str], dict[str, Any]]:
+    """Return the tasks of a command and what a user's own series add to its configuration.
+
+    Raises:
+        SettingError: if options for a user's own series meet others that say where items come from.
+    """
+    if series is None:
+        if question is not None or labels is not None:
+            raise SettingError("--question and --labels are about series of your own. Name their file with --series FILE.csv.")
+        return tasks, {"data_dir": data_dir}
+    if tasks or data_dir is not None:
+        raise SettingError("--series takes the place of a task and of --data-dir. Give one or the other.")
+    answers = None if labels is None else tuple(part.strip() for part in labels.split(","))
+    return (OWN_SERIES,), {"data_dir": series, "question": question, "labels": answers}
 
 
 def run_eval(
@@ -38,6 +69,8 @@ def run_eval(
     dry_run: bool,
 ) -> None:
     """Run what a command asks for, or show its plan."""
+    if not tasks:
+        raise SettingError("Name what to evaluate: demo, tasks by name (maxent-ts list tasks), file.py:name, or --series FILE.csv.")
     config = build_config(tasks=tasks, methods=methods, settings=settings, values=values, reward_weights=reward_weights)
     if dry_run:
         show_plan(config, output_format)

@@ -25,6 +25,8 @@ from maxent_ts.types import Budget, Outcome
 
 __all__ = ["run_generate"]
 
+NO_ANSWER = "none"
+
 DEFAULT_REWARD = "logprob"
 """For a prompt without a task: power sampling, which asks nothing of the prompt."""
 
@@ -54,7 +56,7 @@ def run_generate(
     default_weights = list(task.rewards.values()) if task and not config.rewards else [1.0] * len(specs)
     reward = parse_rewards(specs, list(config.reward_weights) or default_weights)
     result = _search(config, task, example, reward, num_return_sequences)
-    found = _described(result, example, reward, num_return_sequences)
+    found = _described(result, task, example, reward, num_return_sequences)
     if output_format is Format.JSON:
         write_json(found)
     else:
@@ -63,11 +65,11 @@ def run_generate(
 
 def _example(prompt: str | None, task_name: str | None, item: str | None, config: RunConfig) -> tuple[Task | None, Example]:
     if (prompt is None) == (task_name is None):
-        raise SettingError("generate takes either a PROMPT or --task TASK, exactly one of them.")
+        raise SettingError("generate takes a PROMPT, --task TASK or --series FILE.csv, exactly one of them.")
     if task_name is None:
         assert prompt is not None
         return None, Example("prompt", prompt, {}, None, "")
-    task = load_task(task_name)
+    task = load_task(task_name, config)
     examples = {one.id: one for one in task.examples(data_dir=config.data_dir)}
     if item is None:
         return task, next(iter(examples.values()))
@@ -97,10 +99,17 @@ def _search(config: RunConfig, task: Task | None, example: Example, reward: Rewa
     return result
 
 
-def _described(result: SearchResult, example: Example, reward: Reward, num_return_sequences: int) -> dict[str, Any]:
+def _described(
+    result: SearchResult, task: Task | None, example: Example, reward: Reward, num_return_sequences: int
+) -> dict[str, Any]:
     outcome = result.outcome
     assert outcome is not None
     order = _order(outcome)[:num_return_sequences]
+    answers: dict[str, float] = {}
+    if task is not None and task.labels:
+        for completion, weight in zip(outcome.completions, outcome.weights, strict=True):
+            answer = task.answer(completion.text) or NO_ANSWER
+            answers[answer] = answers.get(answer, 0.0) + weight
     return {
         "item": example.id,
         "reward": reward.name,
@@ -117,6 +126,7 @@ def _described(result: SearchResult, example: Example, reward: Reward, num_retur
             }
             for i in order
         ],
+        "answers": dict(sorted(answers.items(), key=lambda one: -one[1])),
         "info": plain(dict(outcome.info)),
         "usage": asdict(result.usage),
         "tree": None if outcome.tree is None else outcome.tree.statistics(),
@@ -140,6 +150,10 @@ def _print(found: Mapping[str, Any]) -> None:
         cut = " [dim](cut at max_new_tokens)[/dim]" if one["finish_reason"] == "length" else ""
         table.add_row(f"{one['weight']:.3f}", reward, f"{one['logprob']:.2f}", escape(one["text"].strip()) + cut)
     out.print(table)
+    if found["answers"]:
+        out.print(
+            "answers by weight: " + ", ".join(f"{name} {weight:.3f}" for name, weight in found["answers"].items()), markup=False
+        )
     usage, info = found["usage"], found["info"]
     out.print(
         f"reward {escape(found['reward'])}, tilt {found['tilt']:g}, {found['num_completions']} distinct completions evaluated"

@@ -26,6 +26,7 @@ __all__ = [
     "Debug",
     "Device",
     "Engine",
+    "Labels",
     "Limit",
     "MaxFailures",
     "MaxNewTokens",
@@ -37,10 +38,13 @@ __all__ = [
     "OutputFormat",
     "Overwrite",
     "PresetName",
+    "Question",
     "Quiet",
     "Reward",
     "RewardWeights",
+    "Scorer",
     "Seed",
+    "Series",
     "Set",
     "StopString",
     "Temperature",
@@ -57,6 +61,7 @@ __all__ = [
 
 _MODEL = "Model"
 _SEARCH = "Search"
+_OWN = "Your own series"
 _CAPS = "Caps: the run ends there and can be continued"
 
 Model = Annotated[
@@ -149,7 +154,32 @@ StopString = Annotated[
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Same seed, same results.")]
 DataDir = Annotated[
-    Path | None, typer.Option("--data-dir", help="Directory in OpenTSLM's own layout. [default: the embedded sample]")
+    Path | None,
+    typer.Option("--data-dir", help="Directory in OpenTSLM's own layout; for tsqa also a hub id. [default: the embedded sample]"),
+]
+Series = Annotated[
+    Path | None,
+    typer.Option(
+        "--series",
+        metavar="FILE.csv",
+        help="A column for each channel, a row for each step; 'id' tells items apart, 'label' is the right answer.",
+        rich_help_panel=_OWN,
+    ),
+]
+Question = Annotated[
+    str | None, typer.Option("--question", help="What is asked about each item. [default: a caption]", rich_help_panel=_OWN)
+]
+Labels = Annotated[
+    str | None,
+    typer.Option("--labels", help="Possible answers, with commas between them. [default: free text]", rich_help_panel=_OWN),
+]
+Scorer = Annotated[
+    str | None,
+    typer.Option(
+        "--scorer",
+        metavar="clean|upstream",
+        help="Whose reading of answers counts: ours, or that of the data's authors. Records have both. [default: clean]",
+    ),
 ]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Items per task: a seeded stratified subset.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start over in a directory that holds another run.")]

@@ -54,6 +54,7 @@ def sweep(
     kv_cache_gib: options.KvCacheGib = None,
     limit: options.Limit = None,
     data_dir: options.DataDir = None,
+    scorer: options.Scorer = None,
     output_dir: Annotated[
         Path | None, typer.Option("--output-dir", help="Run directory. [default: runs/sweep-<name of the run>]")
     ] = None,
@@ -96,6 +97,7 @@ def sweep(
                 "kv_cache_gib": kv_cache_gib,
                 "limit": limit,
                 "data_dir": data_dir,
+                "scorer": scorer,
                 "output_dir": output_dir,
                 "save_trees": save_trees,
                 "max_total_tokens": max_total_tokens,
@@ -114,6 +116,7 @@ def rescore(
     run_dir: RunDirectory,
     reward: options.Reward = None,
     reward_weights: options.RewardWeights = None,
+    scorer: options.Scorer = None,
     output_dir: Annotated[
         Path | None, typer.Option("--output-dir", help="Directory of the scored run. [default: RUN_DIR-rescored]")
     ] = None,
@@ -128,7 +131,12 @@ def rescore(
 
         place = output_dir or run_dir.with_name(run_dir.resolve().name + "-rescored")
         run = score_again(
-            run_dir, place, rewards=reward or (), reward_weights=parse_weights(reward_weights) or (), overwrite=overwrite
+            run_dir,
+            place,
+            rewards=reward or (),
+            reward_weights=parse_weights(reward_weights) or (),
+            scorer=scorer,
+            overwrite=overwrite,
         )
         print_run(run, output_format)
 

@@ -11,7 +11,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-__all__ = ["comparison_lines", "comparison_table", "console", "correlation_lines", "over_seeds_table", "print_summary"]
+__all__ = [
+    "comparison_lines",
+    "comparison_table",
+    "console",
+    "correlation_lines",
+    "over_seeds_table",
+    "print_summary",
+    "published_lines",
+]
 
 WIDTH_WITHOUT_TERMINAL = 132
 
@@ -40,7 +48,7 @@ def print_summary(summary: Mapping[str, Any]) -> None:
         compared = list(comparison_lines(summary, task))
         if len(compared) > NUM_COMPARISONS_SHOWN:
             compared = [f"{len(compared)} paired differences: see summary.json, or the page"]
-        for line in [*compared, *correlation_lines(summary, task)]:
+        for line in [*compared, *published_lines(summary, task), *correlation_lines(summary, task)]:
             out.print(line, soft_wrap=True, markup=False)
         out.print()
 
@@ -120,6 +128,18 @@ def correlation_lines(summary: Mapping[str, Any], task: str) -> Iterator[str]:
             f"{found['ranked_right']:.0%} right (chance: 50%)"
         )
     yield line
+
+
+def published_lines(summary: Mapping[str, Any], task: str) -> Iterator[str]:
+    """Yield a line for each number that was published for the run's model."""
+    for row in summary.get("published", ()):
+        if row["task"] == task:
+            subset = "" if row["n"] == row["num_published_items"] else f" on {row['n']} of {row['num_published_items']} items"
+            yield (
+                f"{row['verdict']}: {row['metric']} of {row['method']} {row['ours']:.4f} "
+                f"[{row['ci95'][0]:.4f}, {row['ci95'][1]:.4f}]{subset}, published {row['published']:.4f} "
+                f"({row['model']}; {row['source']})"
+            )
 
 
 def _number(value: float | None, digits: int = 3) -> str:

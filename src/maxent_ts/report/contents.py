@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from maxent_ts.grading import grading_of
+from maxent_ts.published import published_rows, reproductions
 from maxent_ts.records import Record, Run
 from maxent_ts.report.drawing import Drawing
 from maxent_ts.report.figures import (
@@ -14,6 +16,7 @@ from maxent_ts.report.figures import (
     diversity_drawing,
     quality_drawing,
 )
+from maxent_ts.report.grading import published_table, reproductions_table, scorers_table, strata_table
 from maxent_ts.report.grids import find_grids, grid_drawing, grid_table
 from maxent_ts.report.results import (
     class_table,
@@ -43,6 +46,24 @@ DIFFERENCES = (
     "excludes 0 and Holm's p is at most 0.05. Detectable: the true difference that such a test finds in 80 % of samples of this "
     "size and spread; a smaller one would mostly go unnoticed here."
 )
+
+
+SCORERS = (
+    "Clean is this package's reading of answers, upstream that of the data's authors with its quirks; both read the same texts. "
+    "The other tables and figures use the scorer that the run was made with."
+)
+
+PUBLISHED = (
+    "PASS: the published number lies in our 95 % interval, by the upstream scorer. It is compared for methods of one completion "
+    "only, since that is what was published."
+)
+
+OTHER_MODELS = (
+    "What others measured, with other models than this run's, on the whole test split: to be looked at beside these results, which "
+    "reproduce none of them."
+)
+
+STRATA = "Macro-F1 is the mean over these strata."
 
 
 @dataclass(frozen=True)
@@ -77,8 +98,17 @@ def task_contents(run: Run, task: str) -> TaskContents:
     good = {label: records for label, records in good.items() if records}
     metrics = [*(["reward"] if _has(good, "reward") else []), *(["accuracy"] if labels and _has(good, "accuracy") else [])]
     comparisons = compare_with_reference(task, groups, run.info.config, labelled=bool(labels))
-    results = results_table({label: describe(records, labels) for label, records in groups.items()}, labelled=bool(labels))
+    grading = grading_of(run, task)
+    rows = {label: describe(records, labels, grading) for label, records in groups.items()}
+    results = results_table(rows, labelled=bool(labels))
     sections = [Section("results", "Results", EQUAL_BUDGET, tables=[results])]
+    if any(len(row["scores"]) > 1 for row in rows.values()):
+        sections.append(Section("scorers", "By scorer", SCORERS, tables=[scorers_table(rows)]))
+    published = published_rows(task) if run.info.config.get("data_dir") else []
+    if published:
+        compared = reproductions(run, task, groups)
+        tables = [*([reproductions_table(compared)] if compared else []), published_table(published)]
+        sections.append(Section("published", "Published numbers", PUBLISHED if compared else OTHER_MODELS, tables=tables))
     if metrics:
         sections.append(Section("quality", "Quality against tokens", drawings=[quality_drawing(good, metrics)]))
     if comparisons:
@@ -91,6 +121,8 @@ def task_contents(run: Run, task: str) -> TaskContents:
         sections.append(
             Section("classes", "Class by class", drawings=[confusion_drawing(good, labels)], tables=[class_table(good, labels)])
         )
+    if any(row["strata"] for row in rows.values()):
+        sections.append(Section("strata", "Stratum by stratum", STRATA, tables=[strata_table(rows)]))
     if good:
         drawings = [distributions_drawing(good), diversity_drawing(good)]
         sections.append(Section("distributions", "What was written", drawings=drawings, tables=[distributions_table(good)]))

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from maxent_ts.types import Prompt
 
-__all__ = ["Example", "Task"]
+__all__ = ["Example", "Score", "Task", "UpstreamScorer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,38 @@ class Example:
     """The gold answer. Metrics alone see it. None where there is none."""
     stratum: str
     """What a stratified subset keeps in proportion."""
+    reference: str | None = None
+    """The gold text as the data has it, from which an upstream scorer reads its own target. Metrics alone see it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What a scorer makes of one text."""
+
+    answer: str | None
+    """The class that the text names; None if it names none of the possible ones."""
+    target: str
+    """The class that is right."""
+    correct: bool
+    """What accuracy counts. A scorer may be stricter here than `answer == target`, as OpenTSLM's HAR parser is."""
+
+
+class UpstreamScorer(Protocol):
+    """The parser and the class rules of the data's own authors, with all their quirks. A task has one or none."""
+
+    @property
+    def always(self) -> Mapping[str, tuple[str, ...]]:
+        """For each stratum ("" for all items), classes that macro-F1 averages over even if no target is one of them."""
+        ...
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether targets outside of `always` are left out of macro-F1; otherwise they are classes of their own."""
+        ...
+
+    def score(self, text: str, example: Example) -> Score | None:
+        """Return the score of a text; None for an item without a reference."""
+        ...
 
 
 class Task(Protocol):

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import importlib.resources
-import math
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
-from maxent_ts.errors import DataError, PromptError
+from maxent_ts.errors import DataError
+from maxent_ts.tasks.answers import stated_answer
 from maxent_ts.tasks.base import Example
-from maxent_ts.tasks.files import Row, parse_series, read_rows
+from maxent_ts.tasks.files import Row, data_file, parse_series, read_rows, with_place
 from maxent_ts.tasks.prompts import har_prompt, m4_prompt
-from maxent_ts.tasks.subset import stratified_subset
-from maxent_ts.types import TimeSeriesPrompt
+from maxent_ts.tasks.subset import stratified_subset, upstream_test_split
+from maxent_ts.tasks.upstream import HarScorer
 
 __all__ = ["HAR_LABELS", "HarCot", "M4Caption", "har_prompt", "m4_prompt"]
 
@@ -26,12 +23,8 @@ HAR_AXES = ("x_axis", "y_axis", "z_axis")
 
 M4_FREQUENCIES = ("Daily", "Hourly", "Monthly", "Quarterly", "Weekly", "Yearly")
 """In the order in which OpenTSLM concatenates them, on which its random split depends."""
-M4_SPLIT_SEED = 42
-M4_TEST_SHARE = 0.1
-
-_SPECIAL_TOKENS = re.compile(r"<\|[^<>]*\|>|</?[a-z_]+>")
-_AROUND_A_LABEL = " \t\r\n.,!?;:\"'`*"
-
+M4_FOLDERS = ("M4TimeSeriesCaptionDataset", "M4TimeSeriesCaptionDataset")
+"""Where OpenTSLM unpacks the M4 captions below `data/`."""
 
 HAR_SAMPLING_RATE = 50.0
 """Points per second of every HAR-CoT window."""
@@ -40,13 +33,14 @@ HAR_SAMPLING_RATE = 50.0
 class HarCot:
     """Which activity do three axes of acceleration show? OpenTSLM's stage 3 (arXiv 2510.02410).
 
-    Reads `har_cot_test_cot.csv`: `x_axis`, `y_axis`, `z_axis` (lists, m/s², 50 Hz) and `label`. Other columns are not looked at.
-    The target is the label; the stratum too.
+    Reads `har_cot_test_cot.csv`: `x_axis`, `y_axis`, `z_axis` (lists, m/s², 50 Hz), `label` and, where it is, `rationale`, for the
+    upstream scorer. Other columns are not looked at. The target is the label; the stratum too.
     """
 
     name = "har_cot"
     labels = HAR_LABELS
     rewards: Mapping[str, float] = {"claims": 0.5, "format": 0.5}
+    upstream = HarScorer(HAR_LABELS)
 
     def examples(self, *, data_dir: Path | None = None, limit: int | None = None, seed: int = 0) -> Sequence[Example]:
         """Load test windows. See `maxent_ts.tasks.base.Task.examples`.
@@ -56,9 +50,9 @@ class HarCot:
         Raises:
             DataError: if the file is missing, or a label or series in it cannot be used.
         """
-        path = _folder(data_dir, "har") / "har_cot_test_cot.csv"
+        path = data_file(_folder(data_dir, "har"), "har_cot", "har_cot_test_cot.csv")
         hint = "Point the data directory at the folder that holds OpenTSLM's HAR-CoT files."
-        rows = list(read_rows(path, (*HAR_AXES, "label"), hint))
+        rows = list(read_rows(path, (*HAR_AXES, "label"), hint, optional=("rationale",)))
         labels = [self._label(path, row) for row in rows]
         return [self._example(path, rows[index], labels[index]) for index in stratified_subset(labels, limit, seed)]
 
@@ -68,9 +62,8 @@ class HarCot:
         Unlike OpenTSLM's parser it treats a full stop, case, quotes and special tokens alike for answer and target, and takes
         a text without "Answer:" as no answer rather than as one long answer.
         """
-        _, marker, tail = text.rpartition("Answer:")
-        label = _SPECIAL_TOKENS.sub("", tail).strip(_AROUND_A_LABEL).lower()
-        return label if marker and label in self.labels else None
+        label = stated_answer(text)
+        return label if label in self.labels else None
 
     def _label(self, path: Path, row: Row) -> str:
         number, cells = row
@@ -96,8 +89,15 @@ class HarCot:
             "labels": self.labels,
             "task": self.name,
         }
-        prompt = _with_place(path, number, har_prompt, *series)
-        return Example(id=f"{self.name}/{number - 1}", prompt=prompt, inputs=inputs, target=label, stratum=label)
+        prompt = with_place(path, number, har_prompt, *series)
+        return Example(
+            id=f"{self.name}/{number - 1}",
+            prompt=prompt,
+            inputs=inputs,
+            target=label,
+            stratum=label,
+            reference=cells["rationale"] or None,
+        )
 
 
 class M4Caption:
@@ -121,10 +121,10 @@ class M4Caption:
         Raises:
             DataError: if there is no file, only some have captions, or a series in them cannot be used.
         """
-        folder = _folder(data_dir, "m4")
+        folder = data_file(_folder(data_dir, "m4"), *M4_FOLDERS, ".")
         rows = _m4_rows(folder)
         if any(caption is not None for *_, caption in rows):
-            rows = [rows[index] for index in _upstream_test_split(len(rows))]
+            rows = [rows[index] for index in upstream_test_split(len(rows))]
         chosen = stratified_subset([frequency for frequency, *_ in rows], limit, seed)
         seen: dict[str, int] = {}
         names = []
@@ -144,7 +144,7 @@ class M4Caption:
         series = parse_series(cells["series"], path, number, "series")
         inputs = {"series": [series], "series_names": ["series"], "labels": self.labels, "task": self.name}
         return Example(
-            id=name, prompt=_with_place(path, number, m4_prompt, series), inputs=inputs, target=caption, stratum=frequency
+            id=name, prompt=with_place(path, number, m4_prompt, series), inputs=inputs, target=caption, stratum=frequency
         )
 
 
@@ -161,13 +161,6 @@ def _folder(data_dir: Path | None, excerpt: str) -> Path:
             "Give a data directory with OpenTSLM's files instead."
         )
     return folder
-
-
-def _with_place(path: Path, number: int, build: Callable[..., TimeSeriesPrompt], *series: Sequence[float]) -> TimeSeriesPrompt:
-    try:
-        return build(*series)
-    except PromptError as error:
-        raise DataError(f"No prompt can be made of {path}, row {number}. {error}") from error
 
 
 def _m4_rows(folder: Path) -> list[tuple[str, Row, str | None]]:
@@ -195,9 +188,3 @@ def _m4_rows(folder: Path) -> list[tuple[str, Row, str | None]]:
         if matched == len(rows):
             raise DataError(f"Expected common ids in the series and captions of {frequency} in {folder}, but there are none.")
     return rows
-
-
-def _upstream_test_split(num_rows: int) -> list[int]:
-    """Return the rows that `datasets.Dataset.train_test_split(test_size=0.1, seed=42)` puts into the test part, ascending."""
-    order = np.random.default_rng(M4_SPLIT_SEED).permutation(num_rows)
-    return sorted(order[: math.ceil(M4_TEST_SHARE * num_rows)].tolist())

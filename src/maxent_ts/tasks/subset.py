@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections import defaultdict
 from collections.abc import Sequence
@@ -10,7 +11,19 @@ import numpy as np
 
 from maxent_ts.errors import SettingError
 
-__all__ = ["allocate", "stratified_subset"]
+__all__ = ["allocate", "stratified_subset", "upstream_test_split"]
+
+SPLIT_SEED = 42
+TEST_SHARE = 0.1
+
+
+def upstream_test_split(num_rows: int) -> list[int]:
+    """Return the rows that `datasets.Dataset.train_test_split(test_size=0.1, seed=42)` puts into the test part, ascending.
+
+    OpenTSLM draws the test parts of TSQA and of the M4 captions like this; its second draw parts training and validation only.
+    """
+    order = np.random.default_rng(SPLIT_SEED).permutation(num_rows)
+    return sorted(order[: math.ceil(TEST_SHARE * num_rows)].tolist())
 
 
 def allocate(counts: Sequence[int], total: int, tie_break: Sequence[float]) -> list[int]:
