@@ -1,9 +1,10 @@
-# Two commands: `make demo` and `make test`. Both make .venv when it is missing or its pins have changed. `make docs` writes site/.
+# Two commands: `make demo` and `make test`. Both make .venv when it is missing or its pins have changed. `make docs` writes site/,
+# `make bench` docs/benchmarks.md.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo docs test venv clean
+.PHONY: bench demo docs test venv clean
 
 demo: .venv/demo.stamp
 	$(BIN)/maxent-ts eval demo
@@ -14,6 +15,9 @@ test: .venv/dev.stamp
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+
+bench: .venv/dev.stamp
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/run_all.py
 
 docs: .venv/dev.stamp
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs site

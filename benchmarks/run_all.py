@@ -1,0 +1,107 @@
+"""Runs the short versions of the benchmarks, one after the other, and writes docs/benchmarks.md from what they print.
+
+    make bench            (= OMP_NUM_THREADS=1 python benchmarks/run_all.py)
+    python benchmarks/run_all.py --only engine-135m     runs one and keeps the other sections as they are
+
+A benchmark that fails has its error in the page. Each section says when, where and with which command its figures were made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "benchmarks.md"
+PACKAGES = ("maxent-ts", "torch", "transformers", "numpy")
+
+BENCHMARKS = {
+    "engine-tiny": ("Decoding, 6 million parameters", "benchmarks/engine.py --shape tiny --json"),
+    "engine-135m": (
+        "Decoding, 135 million parameters",
+        "benchmarks/engine.py --shape 135m --rounds 2 --sections speed long memory seed --json",
+    ),
+    "tree": ("The search beside the model: one search", "benchmarks/tree_growth.py --json"),
+    "driver": ("The search beside the model: many searches", "benchmarks/driver.py"),
+    "exact": ("Against the truth: laws", "benchmarks/exact.py --quick --section enumerable --table additive --json"),
+    "efficiency": ("Against the truth: the best reward", "benchmarks/search_efficiency.py --instances 6 --family additive --json"),
+    "coverage": ("Coverage of the paired interval", "benchmarks/interval_coverage.py --samples 100 --resamples 199"),
+    "kill": ("Killed and continued", "benchmarks/kill.py --kills 5 --seed 1"),
+}
+"""Title and command of each section."""
+
+HEAD = """# Benchmarks
+
+Made by `make bench` from the short versions of the benchmarks; every section has its command, which without its limits runs the
+long version. Ratios count, measured side by side in one process: absolute times are those of one machine on one day.
+"""
+
+
+def section(name: str, title: str, command: str) -> str:
+    """Run one benchmark and return its section."""
+    start = time.perf_counter()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", *command.split()], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    minutes = (time.perf_counter() - start) / 60
+    lines = done.stdout.rstrip().splitlines()
+    gates = None
+    if lines and lines[-1].startswith("{"):
+        gates = json.loads(lines.pop()).get("gates")
+    if gates:
+        lines = [line for line in lines if line.split(": ")[0] not in gates]
+    parts = [f"## {title}", "", f"<!-- section {name} -->", f"`python {command}` · {_setting()} · {minutes:.1f} minutes", ""]
+    if done.returncode:
+        parts += ["It failed:", "", "```text", done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no message", "```", ""]
+    if lines:
+        parts += ["```text", *lines, "```", ""]
+    if gates:
+        parts += ["| figure | value | goal | |", "|---|---|---|---|"]
+        for gate, found in gates.items():
+            goal = "" if found["goal"] is None else found["goal"]
+            parts.append(f"| {gate} | {found['value']} | {goal} | {'' if goal == '' else 'met' if found['ok'] else 'not met'} |")
+        parts.append("")
+    return "\n".join(parts)
+
+
+def main() -> None:
+    """Run what was asked for and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=list(BENCHMARKS))
+    args = parser.parse_args()
+    kept = _sections(PAGE.read_text(encoding="utf-8")) if PAGE.exists() else {}
+    for name in args.only:
+        kept[name] = section(name, *BENCHMARKS[name])
+        PAGE.write_text("\n".join([HEAD, *(kept[one] for one in BENCHMARKS if one in kept)]).rstrip() + "\n", encoding="utf-8")
+
+
+def _sections(page: str) -> dict[str, str]:
+    parts = re.split(r"(?m)^(?=## )", page)[1:]
+    return {found.group(1): part.rstrip() + "\n" for part in parts if (found := re.search(r"<!-- section (\S+) -->", part))}
+
+
+def _setting() -> str:
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES)
+    return f"{datetime.now(UTC):%Y-%m-%d} · {_processor()}, {os.cpu_count()} cores · Python {platform.python_version()}, {versions}"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+if __name__ == "__main__":
+    main()
