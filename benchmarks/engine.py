@@ -10,19 +10,20 @@ variants are interleaved, another prompt for each round, and a figure is the med
 which a busy machine disturbs less than wall time.
 
 Sections: `speed` as above; `long` compares the decoding step behind a prompt of 3000 with (e)'s; `memory` counts the bytes of
-keys and values; `seed` is 30 rollouts of 250 tokens against (a); `threads` compares one and two threads by wall time.
+keys and values; `overhead` is the share of the time that the model's own forward does not take; `seed` is 30 rollouts of 250
+tokens against (a); `threads` compares one and two threads by wall time.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,11 @@ from benchmarks.decoding import baselines, llamacpp
 from benchmarks.decoding.ours import roll_out
 from benchmarks.decoding.roofline import roofline
 from benchmarks.decoding.shapes import SHAPES, build_model
+
 from maxent_ts.engines.hf import HFEngine
 from maxent_ts.engines.kernels import kernels_status
 
-SECTIONS = ("speed", "long", "memory", "seed", "threads")
+SECTIONS = ("speed", "long", "memory", "overhead", "seed", "threads")
 LONG_PROMPT, LONG_STEPS = 3000, 12
 SEED_ROLLOUTS, SEED_TOKENS = 30, 250
 
@@ -53,6 +55,8 @@ GOALS: Mapping[str, Mapping[str, float]] = {
     "1b": {"rq8 / b, 10 rollouts": 16, "rq8 / c, 10 rollouts": 5},
 }  # fmt: skip
 """Ratios of speed that are aimed at, by shape. Others are shown without one."""
+MOST_OVERHEAD = 0.10
+"""Share of the time that may pass outside the model's forward."""
 MOST_BYTES = 1.10
 """Bytes of keys and values, as a multiple of those of the prompt and of each continuation's own tokens."""
 
@@ -118,6 +122,32 @@ class Bench:
             held = roll_out(self.engine(rows, None), rows, 1, length, num_new).held_bytes
             self.gate(f"bytes / ideal, {rows} rollouts", held / (one * (length + rows * (num_new - 1))), at_most=MOST_BYTES)
 
+    def overhead(self) -> None:
+        """Time of the steps outside the model's forward: drawing, slots, keys and values that are kept."""
+        inside = 0.0
+        forward = self.model.forward
+
+        @functools.wraps(forward)
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            nonlocal inside
+            start = time.process_time()
+            output = forward(*args, **kwargs)
+            inside += time.process_time() - start
+            return output
+
+        for mode, quantization in (("exact", None), ("rq8", "rq8")):
+            for rows in self.args.rollouts:
+                engine, shares = self.engine(rows, quantization), []
+                for round_ in range(self.args.rounds + 1):
+                    self.model.forward = timed
+                    inside = 0.0
+                    work = roll_out(engine, rows, round_, self.args.prompt, self.args.new_tokens)
+                    del self.model.forward
+                    shares.append(1 - inside / work.seconds)
+                self.gate(
+                    f"{mode}: share outside the forward, {rows} rollouts", statistics.median(shares[1:]), at_most=MOST_OVERHEAD
+                )
+
     def seed(self) -> None:
         """The job that this project began with."""
         engine = self.engine(SEED_ROLLOUTS, "rq8")
@@ -138,7 +168,7 @@ class Bench:
             return time.perf_counter() - start
 
         before = torch.get_num_threads()
-        medians = self._interleaved({"1": partial(wall, num_threads=1), "2": partial(wall, num_threads=2)})
+        medians = self._interleaved({"1": functools.partial(wall, num_threads=1), "2": functools.partial(wall, num_threads=2)})
         torch.set_num_threads(before)
         self.gate("two threads", medians["1"] / medians["2"])
 

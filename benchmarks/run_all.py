@@ -62,7 +62,14 @@ def section(name: str, title: str, command: str) -> str:
         lines = [line for line in lines if line.split(": ")[0] not in gates]
     parts = [f"## {title}", "", f"<!-- section {name} -->", f"`python {command}` · {_setting()} · {minutes:.1f} minutes", ""]
     if done.returncode:
-        parts += ["It failed:", "", "```text", done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no message", "```", ""]
+        parts += [
+            "It failed:",
+            "",
+            "```text",
+            done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no message",
+            "```",
+            "",
+        ]
     if lines:
         parts += ["```text", *lines, "```", ""]
     if gates:

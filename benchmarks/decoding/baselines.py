@@ -7,10 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from benchmarks.decoding.shapes import prompt
 from transformers import ContinuousBatchingConfig, GenerationConfig
 from transformers.cache_utils import DynamicCache
-
-from benchmarks.decoding.shapes import prompt
 
 __all__ = ["batched_loop", "continuous_batching", "generate_one_by_one", "generate_together", "measured", "without_cache"]
 

@@ -6,8 +6,8 @@ import time
 from dataclasses import dataclass
 
 import torch
-
 from benchmarks.decoding.shapes import prompt
+
 from maxent_ts.engines.base import RolloutJob
 from maxent_ts.engines.hf import HFEngine
 from maxent_ts.types import Policy

@@ -122,7 +122,8 @@ class Ban(LogitsProcessor):
     [
         ({"temperature": 0.5, "do_sample": True}, "Give it to search"),
         ({"top_k": 5, "do_sample": True}, "top_k=5"),
-        ({"repetition_penalty": 1.2}, "No engine applies it"),
+        ({"repetition_penalty": 1.2}, "Give it to search"),
+        ({"typical_p": 0.5, "do_sample": True}, "No engine applies it"),
         ({"bad_words_ids": [[3]]}, "NoBadWords"),
         ({"logits_processor": LogitsProcessorList([Ban()])}, "Ban"),
         ({"eos_token_id": 5}, "eos_token_id"),
