@@ -65,6 +65,7 @@ METHODS_WITHOUT_SEED = frozenset({"greedy", "beam", "diverse_beam"})
 
 ENGINES: Mapping[str, str] = {
     "hf": "maxent_ts.engines.hf:HFEngine",
+    "openai": "maxent_ts.engines.openai:OpenAIEngine",
     "table": "maxent_ts.engines.table:TableEngine",
 }
 

@@ -158,6 +158,8 @@ class Rollout:
     logprobs: tuple[float, ...]
     """log p(token | everything before), nats, one each, never renormalised for excluded tokens."""
     finish_reason: FinishReason
+    num_generated_tokens: int | None = None
+    """Tokens of the model; None: as many as `tokens`, where those are the model's own and not segments of text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +170,9 @@ class Branch:
     log_unseen: float
     """log of the prior mass at the prefix that is neither excluded nor drawn: log ρ(s) afterwards. -inf when all is
     seen; NaN when there are no rollouts because the budget was spent."""
+    thrown_away: tuple[int, ...] = ()
+    """Of an engine that cannot exclude: the lengths, in tokens of the model, of further rollouts that began with an excluded
+    token. They cost what they cost."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,6 +97,9 @@ class Capabilities:
     """Same seed, same result, bit for bit, whatever the batch-mates."""
     time_series: bool
     """Takes a `TimeSeriesPrompt`."""
+    logprobs: bool = True
+    """Knows log p of what it writes. Otherwise all log-probabilities are NaN, and jobs that cannot be done without end in an
+    error."""
 
 
 class Engine(Protocol):

@@ -78,6 +78,7 @@ class Live:
         self.tickets: dict[int, int] = {}
         self.is_done = False
         self._engine = engine
+        self._has_logprobs = engine.capabilities.logprobs
         self._answer_fn = answer_fn
         self._context: Any = None
         self._search: Search | None = None
@@ -225,6 +226,7 @@ class Live:
         if self._search is not None:
             self._search.close()
         if self._context is not None:
+            self.usage.prompt_tokens = self._context.num_prompt_tokens  # which a server may have counted only now
             self._engine.close(self._context)
             self._context = None
 
@@ -273,11 +275,14 @@ class Live:
         requests = self.request.requests if isinstance(self.request, Parallel) else (self.request,)
         for one, answer in zip(requests, self._answers, strict=True):
             if isinstance(answer, Branch) and isinstance(one, Rollouts):
+                self.usage.rollouts += len(answer.thrown_away)
+                self.usage.generated_tokens += sum(answer.thrown_away)
                 for rollout in answer.rollouts:
-                    if not all(math.isfinite(logprob) for logprob in rollout.logprobs):
+                    if self._has_logprobs and not all(math.isfinite(logprob) for logprob in rollout.logprobs):
                         self.fail(EngineError("The engine returned a log-probability that is not finite for a token it drew."))
+                    num_tokens = rollout.num_generated_tokens
                     self.usage.rollouts += 1
-                    self.usage.generated_tokens += len(rollout.tokens)
+                    self.usage.generated_tokens += len(rollout.tokens) if num_tokens is None else num_tokens
                     self._cost_at.setdefault(one.prefix + rollout.tokens, self.usage.generated_tokens)
                     if rollout.finish_reason != "unfinished":
                         self._num_finished += 1
