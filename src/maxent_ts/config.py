@@ -26,7 +26,17 @@ from maxent_ts.types import Policy
 __all__ = ["MethodConfig", "RunConfig", "check_settings", "expand_tasks", "make_config", "parse_assignments"]
 
 EXECUTION_FIELDS = frozenset(
-    {"output_dir", "batch_size", "kv_cache_gib", "max_concurrent", "save_trees", "max_total_tokens", "max_seconds"}
+    {
+        "output_dir",
+        "batch_size",
+        "kv_cache_gib",
+        "max_concurrent",
+        "save_trees",
+        "max_total_tokens",
+        "max_seconds",
+        "base_url",
+        "api_key_variable",
+    }
 )
 """Fields that say how a run is carried out, not what it computes: they may change when a run is continued."""
 
@@ -82,6 +92,10 @@ class RunConfig(BaseModel):
     methods: tuple[MethodConfig, ...] = Field(default=tuple(MethodConfig(name=name) for name in DEFAULT_METHODS), min_length=1)
     model: str = EMBEDDED_MODEL
     engine: str = "hf"
+    base_url: str | None = None
+    """Where the server of the engine `openai` is, such as http://localhost:8000/v1."""
+    api_key_variable: str = "OPENAI_API_KEY"
+    """The environment variable that holds the server's key. The key itself is part of no configuration."""
     dtype: str = "float32"
     device: str = "auto"
     quantization: str | None = None

@@ -24,6 +24,9 @@ from maxent_ts.tasks.base import Task
 
 __all__ = ["embedded_model_path", "load_engine", "load_method", "load_named", "load_task", "shared_settings"]
 
+EXTRAS = {"httpx": "openai"}
+"""Extras that bring a package; all others come with `hf`."""
+
 EMBEDDED_MODEL_BATCH_SIZE = 128
 """Rollouts side by side in so small a model: twice the tokens per second of 32 on a CPU (2500 against 1370 on one core)."""
 
@@ -46,7 +49,7 @@ def load_named(table: Mapping[str, str], name: str, kind: str) -> Any:
         except ModuleNotFoundError as error:
             if error.name is None or error.name.startswith("maxent_ts"):
                 raise
-            raise MissingExtraError(error.name, "hf") from error
+            raise MissingExtraError(error.name, EXTRAS.get(error.name, "hf")) from error
     module = _import_file(Path(module_name), kind) if module_name.endswith(".py") else _import_module(module_name, kind)
     if not hasattr(module, attribute):
         hint = nearest_name(attribute, [one for one in vars(module) if not one.startswith("_")])
@@ -91,6 +94,10 @@ def load_engine(config: RunConfig) -> Engine:
         ModelError: if the model cannot be found or read.
     """
     build = load_named(ENGINES, config.engine, "engine")
+    if "base_url" in inspect.signature(build).parameters:
+        return _load_server_engine(build, config)
+    if config.base_url is not None:
+        raise SettingError(f"--base-url is for a server, but the engine is '{config.engine}'. Add --engine openai.")
     if "device" not in inspect.signature(build).parameters:
         raise SettingError(
             f"The engine '{config.engine}' is made in Python, not from a model directory. Use --engine hf, or "
@@ -109,6 +116,20 @@ def load_engine(config: RunConfig) -> Engine:
     if unknown:
         raise SettingError(f"The engine '{config.engine}' takes no {unknown[0]}. Leave the option out.")
     return build(model, **settings)
+
+
+def _load_server_engine(build: Callable[..., Engine], config: RunConfig) -> Engine:
+    """An engine that speaks to a server, which has its own number type and device."""
+    if config.base_url is None:
+        raise SettingError(f"The engine '{config.engine}' needs a server: add --base-url http://localhost:8000/v1.")
+    defaults = RunConfig.model_fields
+    for name in ("dtype", "device"):
+        if getattr(config, name) != defaults[name].default:
+            raise SettingError(f"--{name} is decided by the server, not by the engine '{config.engine}'. Leave it out.")
+    settings: dict[str, Any] = {"api_key_variable": config.api_key_variable}
+    if config.batch_size is not None:
+        settings["max_concurrent_requests"] = config.batch_size
+    return build(config.base_url, None if config.model == EMBEDDED_MODEL else config.model, **settings)
 
 
 def embedded_model_path() -> Path:

@@ -14,6 +14,7 @@ __all__ = [
     "METHODS",
     "METHODS_OF_ONE_COMPLETION",
     "METHODS_THAT_VOTE",
+    "METHODS_WITHOUT_LOGPROBS",
     "METHODS_WITHOUT_SEED",
     "METHODS_WITHOUT_TILT",
     "REWARDS",
@@ -62,6 +63,9 @@ METHODS_WITHOUT_TILT = frozenset({"greedy", "sample", "best_of_n", "majority_vot
 
 METHODS_WITHOUT_SEED = frozenset({"greedy", "beam", "diverse_beam"})
 """What they return does not depend on the seed."""
+
+METHODS_WITHOUT_LOGPROBS = frozenset({"greedy", "sample", "best_of_n", "best_of_n_softmax", "majority_vote", "weighted_vote"})
+"""They ask for whole completions and never look at log p, which some servers do not tell."""
 
 ENGINES: Mapping[str, str] = {
     "hf": "maxent_ts.engines.hf:HFEngine",

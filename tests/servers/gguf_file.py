@@ -71,6 +71,8 @@ def _permuted(values: np.ndarray, num_heads: int) -> np.ndarray:
 
 def _name(name: str) -> str:
     if not name.startswith("model.layers."):
-        return {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight"}.get(name, "output.weight")
+        return {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight"}.get(
+            name, "output.weight"
+        )
     _, _, layer, rest = name.split(".", 3)
     return f"blk.{layer}.{MAPS[rest.removesuffix('.weight')]}.weight"

@@ -19,6 +19,8 @@ from maxent_ts.cli.config_file import read_config_file
 from maxent_ts.cli.shared import Format
 
 __all__ = [
+    "ApiKeyVariable",
+    "BaseUrl",
     "BatchSize",
     "Config",
     "DType",
@@ -76,12 +78,25 @@ Engine = Annotated[
         autocompletion=complete_engine,
     ),
 ]
+BaseUrl = Annotated[
+    str | None,
+    typer.Option("--base-url", help="Of --engine openai: the server, such as http://localhost:8000/v1.", rich_help_panel=_MODEL),
+]
+ApiKeyVariable = Annotated[
+    str | None,
+    typer.Option(
+        "--api-key-variable",
+        help="Of --engine openai: the environment variable that holds the key. [default: OPENAI_API_KEY]",
+        rich_help_panel=_MODEL,
+    ),
+]
 DType = Annotated[
     str | None, typer.Option("--dtype", help="float32, bfloat16 or float16. [default: float32]", rich_help_panel=_MODEL)
 ]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, mps or auto. [default: auto]", rich_help_panel=_MODEL)]
 BatchSize = Annotated[
-    int | None, typer.Option("--batch-size", min=1, help="Rollouts decoded side by side.", rich_help_panel=_MODEL)
+    int | None,
+    typer.Option("--batch-size", min=1, help="Rollouts decoded or requests sent side by side.", rich_help_panel=_MODEL),
 ]
 
 Method = Annotated[str, typer.Option("--method", help="Method name.", rich_help_panel=_SEARCH, autocompletion=complete_method)]

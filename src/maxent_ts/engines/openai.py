@@ -19,6 +19,7 @@ from maxent_ts.engines.openai_contexts import Place, Segments, ServerContext, To
 from maxent_ts.engines.openai_jobs import JobRunner
 from maxent_ts.engines.openai_policy import num_top_needed
 from maxent_ts.engines.openai_probe import Level, Server, probe
+from maxent_ts.engines.openai_replies import text_of
 from maxent_ts.errors import EngineError, MaxentError, PromptError, SettingError
 from maxent_ts.types import Policy, Prompt
 
@@ -187,8 +188,7 @@ class OpenAIEngine:
         if not self._server.detokenizes:
             raise EngineError("The server returned tokens without their text, and has no /detokenize. Use level='segment'.")
         own = [token for token in tokens if token not in self._writing.eos_token_ids]
-        found = self._ask("/detokenize", {"model": self._server.model, "tokens": own})
-        return str(next(found[key] for key in ("prompt", "text", "content") if key in found))
+        return text_of(self._ask("/detokenize", {"model": self._server.model, "tokens": own}))
 
     def shut_down(self) -> None:
         """Cancel what is under way and close the connections. Happens by itself when the engine is no longer used."""

@@ -192,8 +192,8 @@ class Client:
                     self._gate.narrow()
                     self._not_before = max(self._not_before, time.monotonic() + _retry_after(response))
         raise EngineError(
-            f"The server at {url} did not answer in {num_tries} {'try' if num_tries == 1 else 'tries'}; the last: {problem}. Is it running, and is "
-            "base_url right? Fewer requests at once (--batch-size) or a longer timeout may help."
+            f"The server at {url} gave no good answer; tries: {num_tries}; the last: {problem}. Is it running, and is base_url "
+            "right? Fewer requests at once (--batch-size) or a longer timeout may help."
         )
 
     async def _connect(self, num: int) -> httpx.AsyncClient:

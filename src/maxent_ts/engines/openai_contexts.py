@@ -131,6 +131,10 @@ class TokenIds:
         is_end = bool(steps) and steps[-1].token in self.eos_token_ids
         return Written(tuple(steps), "eos" if is_end else "cut", len(steps))
 
+    def has_text(self, token: int) -> bool:
+        """Whether the text of a token is known."""
+        return token in self.pieces or token in self.eos_token_ids
+
     def cut(self, written: Written, context: ServerContext, prefix: Tokens) -> Written:
         """End a continuation with the token that completes a stop string.
 
@@ -157,9 +161,9 @@ class TokenIds:
 
     def text(self, tokens: Sequence[int]) -> str | None:
         """The text of tokens whose bytes are all known, without end-of-sequence tokens; None if one is not."""
-        own = [token for token in tokens if token not in self.eos_token_ids]
-        if any(token not in self.pieces for token in own):
+        if not all(map(self.has_text, tokens)):
             return None
+        own = [token for token in tokens if token not in self.eos_token_ids]
         return b"".join(self.pieces[token] for token in own).decode(errors="replace")
 
 

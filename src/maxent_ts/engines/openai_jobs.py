@@ -18,8 +18,9 @@ from maxent_ts.engines.openai_client import Client
 from maxent_ts.engines.openai_contexts import Place, Segments, ServerContext, Step, TokenIds, Written
 from maxent_ts.engines.openai_policy import MISSING_MASS, table_under
 from maxent_ts.engines.openai_probe import Server
-from maxent_ts.engines.openai_replies import Reply, read_reply
+from maxent_ts.engines.openai_replies import Reply, read_reply, text_of
 from maxent_ts.errors import EngineError
+from maxent_ts.registry import METHODS_WITHOUT_LOGPROBS
 from maxent_ts.types import Branch, FinishReason, Rollout, Tokens, TopTokens
 
 __all__ = ["JobRunner", "without_logprobs"]
@@ -126,7 +127,7 @@ class JobRunner:
             first = Written((Step(token, place.known[token], 1),), "cut", 1)
             if await self._ends(context, job.prefix, token, counter):
                 return dataclasses.replace(first, finish="eos")
-            first = self._cut(first, context, job.prefix)
+            first = await self._cut(first, context, job.prefix)
             if first.finish == "stop" or len(job.prefix) + 1 >= job.limit:
                 return first
             rest = await self._write(context, (*job.prefix, token), stream, job, counter)
@@ -204,9 +205,10 @@ class JobRunner:
         rest = math.log(place.unseen_mass(known))
         reply = await self._send(context, prefix, stream, 1, counter, is_greedy, logit_bias=forbidden)
         (step,) = self._writing.read(reply, context).steps
-        if step.token in known:
+        if str(step.token) in forbidden:
             return None
-        known[step.token] = step.logprob + (rest if self._server.bias == "renormalised" else 0.0)
+        # Another job may have drawn it meanwhile.
+        known.setdefault(step.token, step.logprob + (rest if self._server.bias == "renormalised" else 0.0))
         return step.token
 
     async def _force(self, context: ServerContext, prefix: Tokens, token: int, counter: list[int]) -> None:
@@ -246,12 +248,20 @@ class JobRunner:
                 f"The server stopped after {reply.num_tokens} of {num} tokens ({reply.finish_reason}). Its context may be too "
                 "short: lower max_new_tokens, or start it with a longer one."
             )
-        written = self._cut(written, context, prefix)
+        written = await self._cut(written, context, prefix)
         context.learn(prefix, written.steps)
         return written
 
-    def _cut(self, written: Written, context: ServerContext, prefix: Tokens) -> Written:
-        return self._writing.cut(written, context, prefix) if isinstance(self._writing, TokenIds) else written
+    async def _cut(self, written: Written, context: ServerContext, prefix: Tokens) -> Written:
+        """End a continuation where a stop string does."""
+        writing = self._writing
+        if not context.policy.stop_strings or not isinstance(writing, TokenIds):
+            return written
+        unknown = [token for token in (*prefix, *(one.token for one in written.steps)) if not writing.has_text(token)]
+        for token in unknown if self._server.detokenizes else ():
+            found = await self._client.ask("/detokenize", {"model": self._server.model, "tokens": [token]}, at_root=True)
+            writing.pieces[token] = text_of(found).encode()
+        return writing.cut(written, context, prefix)
 
     async def _send(
         self,
@@ -325,10 +335,10 @@ def without_logprobs(server: Server, what: str) -> EngineError:
         "segment": "but this server gives texts without token ids",
         "completion": "but this server gives whole texts without log-probabilities",
     }[server.level]
-    works = "best_of_n, best_of_n_softmax, sample, greedy and, where a task has answers, majority_vote and weighted_vote"
+    works = sorted(METHODS_WITHOUT_LOGPROBS)
     if server.level != "completion":
-        works = "maxent, maxent_sample, best_of_n_unique, smc, " + works
-    return EngineError(f"The method asks for {what}, {means}. These work: {works}.")
+        works = ["maxent", "maxent_sample", "best_of_n_unique", "smc", *works]
+    return EngineError(f"The method asks for {what}, {means}. These work: {', '.join(works)}.")
 
 
 async def _all(coroutines: Any) -> list[Any]:

@@ -75,6 +75,11 @@ class Server:
             raise SettingError(f"This server works by {self.level}, so level={level!r} is not possible.")
         return dataclasses.replace(self, level=level, bias=self.bias if level == "token" else None)
 
+    def with_num_top(self, num: int) -> Server:
+        """Return the same server, of which fewer next tokens are asked."""
+        reports = dataclasses.replace(self.reports, num_top=min(num, self.reports.num_top), is_whole=False)
+        return dataclasses.replace(self, reports=reports)
+
     def described(self) -> dict[str, Any]:
         """Return what decides what log p means here, for records."""
         return {

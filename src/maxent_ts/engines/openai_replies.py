@@ -9,7 +9,7 @@ from typing import Any
 
 from maxent_ts.errors import EngineError
 
-__all__ = ["Piece", "Reply", "read_reply"]
+__all__ = ["Piece", "Reply", "read_reply", "text_of"]
 
 IMPOSSIBLE = -1000.0
 """nats. Below it stands what servers write for a probability of 0: vLLM -9999, llama.cpp the lowest float."""
@@ -83,6 +83,18 @@ def read_reply(body: Mapping[str, Any]) -> Reply:
         raise EngineError(
             f"The server's answer is not that of a completions API ({type(error).__name__}: {error}). Does base_url end in /v1?"
         ) from error
+
+
+def text_of(body: Mapping[str, Any]) -> str:
+    """Read the answer of `/detokenize`.
+
+    Raises:
+        EngineError: if it has another shape.
+    """
+    for key in ("prompt", "text", "content"):  # vLLM, SGLang, llama.cpp
+        if isinstance(body.get(key), str):
+            return body[key]
+    raise EngineError(f"The server's /detokenize answers with {sorted(body)}, which is no text.")
 
 
 def _pieces(choice: Mapping[str, Any]) -> tuple[Piece, ...]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from maxent_ts.engines.base import Engine, NextTokensJob, RolloutJob
 from maxent_ts.errors import EngineError, MaxentError, SettingError
+from maxent_ts.registry import METHODS, METHODS_WITHOUT_LOGPROBS
 from maxent_ts.rewards.base import Reward, prefix_function
 from maxent_ts.search.base import (
     AS_MANY_AS_AFFORDABLE,
@@ -107,6 +108,7 @@ class Live:
             self._context = engine.open(job.prompt, job.policy)
             self.usage.prompt_tokens = self._context.num_prompt_tokens
             self._check_budget()
+            self._check_method()
             self._search = job.method(np.random.default_rng(job.seed), target)
         except Exception as error:  # noqa: BLE001 - one failing search must not end the others; the error is in its result
             self.fail(error)
@@ -242,6 +244,17 @@ class Live:
                 f"{length}. Raise the budget or lower max_new_tokens."
             )
 
+    def _check_method(self) -> None:
+        """Refuse a method of the package's own that would take NaN for log p; a method of the user's may know what it does."""
+        factory = getattr(self.job.method, "func", self.job.method)
+        place = f"{getattr(factory, '__module__', '')}:{getattr(factory, '__qualname__', '')}"
+        name = next((name for name, where in METHODS.items() if where == place), None)
+        if not self._has_logprobs and name is not None and name not in METHODS_WITHOUT_LOGPROBS:
+            raise SettingError(
+                f"The method '{name}' needs log-probabilities, but this engine knows none. These methods need none: "
+                f"{', '.join(sorted(METHODS_WITHOUT_LOGPROBS))}."
+            )
+
     def _longest(self, request: Rollouts) -> tuple[int, int]:
         """The most tokens and rollouts that one rollout of a request can take; with `reserve`, to the completion's end."""
         length = self.job.policy.max_new_tokens - len(request.prefix)
@@ -293,6 +306,8 @@ class Live:
 
     def _completed(self, outcome: Outcome) -> Outcome:
         """Add the texts, and the diagnostics that every method has: see `Outcome.info`."""
+        if not all(math.isfinite(weight) for weight in outcome.weights):
+            raise EngineError("The method weighed completions by numbers that are not finite. Does it need log p, and is it known?")
         completions = tuple(replace(one, text=self.text(one.tokens)) for one in outcome.completions)
         info = dict(outcome.info)
         if outcome.weights:

@@ -1,0 +1,191 @@
+"""The engine for servers behind a proxy that breaks answers: every search ends, and ends right or with a clear error."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+
+import pytest
+
+from maxent_ts.engines import openai_client
+from maxent_ts.engines.base import RolloutJob
+from maxent_ts.engines.openai import OpenAIEngine
+from maxent_ts.engines.openai_client import Gate
+from maxent_ts.errors import EngineError, SettingError
+from maxent_ts.registry import METHODS, load
+from maxent_ts.search.run import SearchJob, run_searches
+from maxent_ts.types import Budget, Policy
+from tests.conftest import TokenReward
+from tests.servers.fault_proxy import fault_proxy
+from tests.servers.processes import free_port, llama_server
+from tests.unit.hf_helpers import answers, tiny_model
+
+pytest.importorskip("xllamacpp", reason="llama.cpp's server comes with the package xllamacpp, which is not installed")
+
+SECONDS_AT_MOST = 120
+"""Far above what any of these takes: what hangs ends here."""
+
+
+@pytest.fixture(scope="module")
+def upstream(tmp_path_factory):
+    from tests.servers.gguf_file import write_gguf
+
+    with llama_server(write_gguf(tmp_path_factory.mktemp("gguf") / "tiny.gguf", tiny_model()), num_slots=2) as found:
+        yield found
+
+
+@pytest.fixture(autouse=True)
+def _short_delays(monkeypatch):
+    monkeypatch.setattr(openai_client, "FIRST_DELAY", 0.01)
+
+
+def run(engine, *, names=("best_of_n", "maxent", "smc"), num=2):
+    """Searches through an engine; none may take long, whatever the server does."""
+    reward = TokenReward(lambda tokens: float(sum(token % 3 == 1 for token in tokens)))
+    jobs = [
+        SearchJob(f"{name} {i}", "ab", Policy(6), load(METHODS, name, "method"), 1.0, Budget(generated_tokens=60), (3, i))
+        for name in names
+        for i in range(num)
+    ]
+    end = time.monotonic() + SECONDS_AT_MOST
+    found = {}
+    for result in run_searches(jobs, engine, reward):
+        found[result.job.id] = result
+        assert time.monotonic() < end
+    assert len(found) == len(jobs)
+    return found
+
+
+def completions(found):
+    return {name: [(one.tokens, one.finish_reason) for one in result.outcome.completions] for name, result in found.items()}
+
+
+@pytest.mark.parametrize("fault", ["drop", "429", "500", "503", "cut", "broken"])
+def test_faults_that_pass_do_not_show_in_the_result(upstream, fault):
+    """A third of the answers are faults: catches a lost request, one that is drawn anew, and a count that goes wrong."""
+    engine = OpenAIEngine(upstream, timeout=20)
+    expected = run(engine, names=("best_of_n",))
+    engine.shut_down()
+    with fault_proxy(upstream, rates={fault: 0.33}, seed=5) as proxy:
+        engine = OpenAIEngine(proxy.url, max_retries=15, timeout=20)
+        found = run(engine)
+        engine.shut_down()
+    assert proxy.seen[fault] > 10
+    assert all(result.error is None for result in found.values())
+    same = {name: found[name] for name in expected}
+    assert {name: sorted(one) for name, one in completions(same).items()} == {
+        name: sorted(one) for name, one in completions(expected).items()
+    }
+    assert all(found[name].usage.generated_tokens == expected[name].usage.generated_tokens for name in expected)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("nan", "returned nan as a log-probability"),
+        ("missing", "left out the log-probability"),
+        ("positive", "returned 0.5 as a log-probability"),
+        ("short", "returned the log-probabilities of"),
+        ("500", "gave no good answer; tries: 3; the last: status 500"),
+        ("drop", "gave no good answer; tries: 3; the last: the connection failed"),
+        ("broken", "the last: an answer that is not a JSON object"),
+        ("drip", "no whole answer within 0.5 seconds"),
+    ],
+)
+def test_faults_that_stay_end_every_search_with_a_clear_error(upstream, fault, message):
+    """Catches a search that hangs, one that takes a wrong number for log p, and one whose error says nothing."""
+    with fault_proxy(upstream) as proxy:
+        engine = OpenAIEngine(proxy.url, max_retries=2, timeout=20)
+        proxy.rates = {fault: 1.0}
+        engine._client._timeout = 0.5 if fault == "drip" else 20.0
+        found = run(engine, num=1)
+        engine.shut_down()
+    for result in found.values():
+        assert message in str(result.error)
+        assert result.outcome is None
+
+
+def test_one_bad_answer_fails_one_search(upstream):
+    """Catches a fault of one search that takes the others along."""
+    with fault_proxy(upstream) as proxy:
+        engine = OpenAIEngine(proxy.url, timeout=20)
+        proxy.rates = {"nan": 0.04}
+        found = run(engine, names=("best_of_n",), num=12)
+        engine.shut_down()
+    failed = [result for result in found.values() if result.error is not None]
+    assert 0 < len(failed) < 12
+    assert all("log-probability" in str(result.error) for result in failed)
+    assert all(math.isfinite(one.logprob) for result in found.values() if result.outcome for one in result.outcome.completions)
+
+
+def test_a_storm_of_refusals_makes_the_engine_send_less_at_once(upstream):
+    """Catches an engine that goes on pushing, and one that never recovers."""
+    with fault_proxy(upstream) as proxy:
+        engine = OpenAIEngine(proxy.url, max_concurrent_requests=16, max_retries=50, timeout=20)
+        gate = engine._client._gate
+        proxy.rates = {"429": 0.5}
+        context = engine.open([5, 6, 7], Policy(max_new_tokens=20))
+        (done,) = answers(engine, [RolloutJob(context, (3,), tuple((1, 0, i) for i in range(60)))])
+        narrow = gate.limit
+        proxy.rates = {}
+        answers(engine, [RolloutJob(context, (3,), tuple((1, 1, i) for i in range(200)))])
+        wide = gate.limit
+        engine.shut_down()
+    assert len(done.answer.rollouts) == 60
+    assert narrow < 8
+    assert wide > narrow
+    assert proxy.most_at_once <= 16
+
+
+def test_the_key_is_sent_and_never_shown(upstream, monkeypatch):
+    """Catches a key in an error, in an engine's identity or in the text that a server sends back."""
+    monkeypatch.setenv("MY_KEY", "secret-key-123")
+    with fault_proxy(upstream) as proxy:
+        engine = OpenAIEngine(proxy.url, api_key_variable="MY_KEY", max_retries=0, timeout=20)
+        proxy.rates = {"500": 1.0}
+        found = run(engine, names=("best_of_n",), num=1)
+        engine.shut_down()
+    assert all(
+        "Authorization: Bearer secret-key-123" in head or "authorization: Bearer secret-key-123" in head for head in proxy.headers
+    )
+    shown = [repr(engine.identity), repr(engine.server), *(str(result.error) for result in found.values())]
+    assert "secret" not in "".join(shown)
+    assert engine._client._shown("Incorrect key: secret-key-123") == "Incorrect key: ***"
+
+
+def test_a_base_url_with_a_password_is_refused():
+    """It would end up in logs and records."""
+    for url in ("http://user:secret@localhost:1/v1", "http://localhost:1/v1?key=secret", "localhost:8000"):
+        with pytest.raises(SettingError, match="base_url") as caught:
+            OpenAIEngine(url)
+        assert "secret" not in str(caught.value) or url == "localhost:8000"
+
+
+def test_a_server_that_is_not_there_is_an_error_and_not_a_wait():
+    """Catches retries without an end."""
+    with pytest.raises(EngineError, match="the connection failed"):
+        OpenAIEngine(f"http://127.0.0.1:{free_port()}/v1", max_retries=2, timeout=5)
+
+
+def test_the_gate_lets_the_lowest_order_through_and_survives_cancelling():
+    """Catches an order by arrival, and a place that a cancelled request keeps."""
+
+    async def main() -> list[int]:
+        gate, seen = Gate(1), []
+
+        async def one(order: int) -> None:
+            async with gate.turn((order,)):
+                seen.append(order)
+                await asyncio.sleep(0)
+
+        async with gate.turn((0,)):
+            tasks = [asyncio.create_task(one(order)) for order in (5, 1, 4, 2, 3)]
+            await asyncio.sleep(0)
+            tasks[1].cancel()
+        await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 5)
+        async with gate.turn((9,)):
+            seen.append(9)
+        return seen
+
+    assert asyncio.run(main()) == [2, 3, 4, 5, 9]
