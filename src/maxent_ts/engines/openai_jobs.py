@@ -162,10 +162,7 @@ class JobRunner:
         num = max(min(max(num, LOOK), reports.num_top), context.num_top)
         if place.num_asked >= max(num, 1):
             return place
-        fields: dict[str, Any] = {"logprobs": max(num, 1)}
-        if "return_token_ids" in self._server.fields:
-            fields["return_tokens_as_token_ids"] = True
-        reply = await self._send(context, prefix, (0,), 1, counter, **fields)
+        reply = await self._send(context, prefix, (0,), 1, counter, **self._top(max(num, 1)))
         steps = self._writing.read(reply, context).steps
         if reply.pieces and reply.pieces[0].top:
             for key, value in table_under(reply.pieces[0].top, context.policy, reports).items():
@@ -289,13 +286,20 @@ class JobRunner:
         if is_greedy:
             body["temperature"] = 0.0
         if context.num_top:
-            body["top_logprobs" if server.endpoint != "/completions" else "logprobs"] = context.num_top
+            body |= self._top(context.num_top)
         reply = read_reply(await self._client.ask(server.endpoint, {**body, **fields}, (context.number, prefix)))
         counter[0] += reply.num_forwarded
         self.num_prompt_tokens += reply.num_prompt_tokens
         self.num_cached_tokens += reply.num_cached_tokens or 0
         context.num_prompt_tokens = context.num_prompt_tokens or reply.num_prompt_tokens - self._writing.num_tokens(prefix)
         return reply
+
+    def _top(self, num: int) -> dict[str, Any]:
+        """Fields that ask for next tokens with their log-probabilities, by id where that can be had."""
+        if self._server.endpoint != "/completions":
+            return {"logprobs": True, "top_logprobs": num}
+        by_id = "return_token_ids" in self._server.fields and self._server.level == "token"
+        return {"logprobs": num, **({"return_tokens_as_token_ids": True} if by_id else {})}
 
     def _branch(
         self, job: RolloutJob, written: list[Written], *, is_exhausted: bool = False, thrown_away: tuple[int, ...] = ()
