@@ -6,10 +6,12 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import httpx
 
@@ -58,24 +60,26 @@ def transformers_serve(model: Path) -> Iterator[str]:
 @contextmanager
 def _running(command: Sequence[str], root: str) -> Iterator[str]:
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    try:
-        _wait(process, root)
-        yield root + "/v1"
-    finally:
-        process.terminate()
+    with tempfile.TemporaryFile() as log:  # a pipe that nobody reads would stop the server
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
         try:
-            process.communicate(timeout=10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
+            _wait(process, root, log)
+            yield root + "/v1"
+        finally:
+            process.terminate()
+            try:
+                process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
-def _wait(process: subprocess.Popen, root: str) -> None:
+def _wait(process: subprocess.Popen, root: str, log: IO[bytes]) -> None:
     end = time.monotonic() + SECONDS_TO_START
     while time.monotonic() < end:
         if process.poll() is not None:
-            raise RuntimeError(f"The server ended: {process.communicate()[0].decode(errors='replace')[-3000:]}")
+            log.seek(0)
+            raise RuntimeError(f"The server ended: {log.read().decode(errors='replace')[-3000:]}")
         try:
             if httpx.get(root + "/health", timeout=2).status_code == 200:
                 return

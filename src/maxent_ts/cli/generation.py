@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -120,7 +121,7 @@ def _described(
                 "text": outcome.completions[i].text,
                 "weight": outcome.weights[i],
                 "reward": outcome.completions[i].reward,
-                "logprob": outcome.completions[i].logprob,
+                "logprob": _known(outcome.completions[i].logprob),
                 "finish_reason": outcome.completions[i].finish_reason,
                 "num_tokens": len(outcome.completions[i].tokens),
             }
@@ -148,7 +149,8 @@ def _print(found: Mapping[str, Any]) -> None:
     for one in found["completions"]:
         reward = "–" if one["reward"] is None else f"{one['reward']:.3f}"
         cut = " [dim](cut at max_new_tokens)[/dim]" if one["finish_reason"] == "length" else ""
-        table.add_row(f"{one['weight']:.3f}", reward, f"{one['logprob']:.2f}", escape(one["text"].strip()) + cut)
+        logprob = "–" if one["logprob"] is None else f"{one['logprob']:.2f}"
+        table.add_row(f"{one['weight']:.3f}", reward, logprob, escape(one["text"].strip()) + cut)
     out.print(table)
     if found["answers"]:
         out.print(
@@ -168,6 +170,11 @@ def _print(found: Mapping[str, Any]) -> None:
     )
     if found["tree"] is not None:
         out.print("tree: " + ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in found["tree"].items()))
+
+
+def _known(logprob: float) -> float | None:
+    """None for what the engine does not know."""
+    return None if math.isnan(logprob) else logprob
 
 
 def _log(value: float | str) -> str:
