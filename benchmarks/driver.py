@@ -126,7 +126,7 @@ def measured(name: str, num_rollouts: int, length: int, per_search: int) -> floa
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rollouts", type=int, default=20_000)
+    parser.add_argument("--rollouts", type=int, default=6_400)
     parser.add_argument("--length", type=int, default=20)
     parser.add_argument("--per-search", type=int, default=64)
     parser.add_argument("--method", action="append")

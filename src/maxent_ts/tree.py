@@ -315,6 +315,14 @@ class Tree:
         if self.completion[node] != NO_COMPLETION or not self.children[node]:
             return
         children = self.children[node].values()
+        if len(children) == 1 and self.guess[node] is None:  # most nodes: what one rollout wrote
+            (child,) = children
+            logprob = self.logprob[child]
+            self.log_value[node] = self.log_outside[node] = logprob + self.log_value[child] - logprob
+            self.log_known[node] = logprob + self.log_known[child]
+            self.log_open[node] = _log_add(self.log_unseen[node], logprob + self.log_open[child])
+            self.log_rest[node] = _log_add(self.log_leave(node), logprob + self.log_rest[child])
+            return
         log_seen = _log_sum([self.logprob[child] for child in children])
         log_inside = _log_sum([self.logprob[child] + self.log_value[child] for child in children])
         self.log_value[node] = self.log_outside[node] = log_inside - log_seen
@@ -337,6 +345,12 @@ def _log_sum(logs: list[float]) -> float:
     if high == -math.inf:
         return high
     return high + math.log(sum(math.exp(one - high) for one in logs))
+
+
+def _log_add(one: float, two: float) -> float:
+    """`_log_sum` of two."""
+    high, low = (one, two) if one > two else (two, one)
+    return high if low == -math.inf else high + math.log(1.0 + math.exp(low - high))
 
 
 def _log_one_minus(logs: list[float]) -> float:
