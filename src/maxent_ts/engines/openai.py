@@ -132,7 +132,7 @@ class OpenAIEngine:
         content = self._encoded(prompt)
         self._num_contexts += 1
         is_ids = isinstance(content, list) and all(isinstance(token, int) for token in content)
-        context = ServerContext(self._num_contexts, policy, content, num_top, len(content) if is_ids else 0)
+        context = ServerContext(self._num_contexts, policy, content, num_top, num_prompt_tokens=len(content) if is_ids else 0)
         limit = self._server.context_length
         if limit is not None and context.num_prompt_tokens + policy.max_new_tokens > limit:
             raise PromptError(

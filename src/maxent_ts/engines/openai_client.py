@@ -8,11 +8,11 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import email.utils
-import heapq
 import itertools
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -30,7 +30,7 @@ FIRST_DELAY, LONGEST_DELAY = 0.25, 30.0
 """Seconds between tries: doubled each time, then a random share of it (full jitter)."""
 
 Order = tuple[Any, ...]
-"""What decides which of the waiting requests goes next: the lowest."""
+"""What decides which of the waiting requests goes next. The first entry names its group."""
 
 
 class RefusedError(EngineError):
@@ -42,15 +42,18 @@ class RefusedError(EngineError):
 
 
 class Gate:
-    """Lets at most `limit` requests through at once, the lowest order first.
+    """Lets at most `limit` requests through at once: of the group with the fewest under way, the lowest order first.
 
-    The limit is halved when the server says that it has too much to do, and grows back with every answer.
+    One at a time they go group by group, and each finds in the server's cache what the last one left. Several at a time are of
+    several groups as far as there are any: a server that keeps a cache for each of its slots, as llama.cpp does, then needs
+    every prompt in one slot only. The limit is halved when the server says that it has too much to do, and grows back with
+    every answer.
     """
 
     def __init__(self, most: int) -> None:
         self.limit: float = most
         self._most = most
-        self._num_open = 0
+        self._num_open: Counter[Any] = Counter()
         self._numbers = itertools.count()
         self._waiting: list[tuple[Order, int, asyncio.Future[None]]] = []
 
@@ -58,18 +61,18 @@ class Gate:
     async def turn(self, order: Order) -> AsyncIterator[None]:
         """Wait for a place and hold it."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._waiting, (order, next(self._numbers), turn))
+        self._waiting.append((order, next(self._numbers), turn))
         self._wake()
         try:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
-                self._leave()
+                self._leave(order)
             raise
         try:
             yield
         finally:
-            self._leave()
+            self._leave(order)
 
     def narrow(self) -> None:
         """Let half as many through."""
@@ -79,16 +82,17 @@ class Gate:
         """Let one more through for every `limit` answers."""
         self.limit = min(float(self._most), self.limit + 1 / self.limit)
 
-    def _leave(self) -> None:
-        self._num_open -= 1
+    def _leave(self, order: Order) -> None:
+        self._num_open[order[:1]] -= 1
         self._wake()
 
     def _wake(self) -> None:
-        while self._waiting and self._num_open < int(self.limit):
-            turn = heapq.heappop(self._waiting)[2]
-            if not turn.done():
-                self._num_open += 1
-                turn.set_result(None)
+        self._waiting = [one for one in self._waiting if not one[2].done()]
+        while self._waiting and self._num_open.total() < int(self.limit):
+            chosen = min(self._waiting, key=lambda one: (self._num_open[one[0][:1]], one[0], one[1]))
+            self._waiting.remove(chosen)
+            self._num_open[chosen[0][:1]] += 1
+            chosen[2].set_result(None)
 
 
 class Client:

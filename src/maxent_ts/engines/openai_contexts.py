@@ -5,17 +5,20 @@ from __future__ import annotations
 import concurrent.futures
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from maxent_ts.engines.openai_policy import piece_under
+from maxent_ts.engines.openai_policy import piece_under, table_under
 from maxent_ts.engines.openai_probe import Server
 from maxent_ts.engines.openai_replies import Reply
 from maxent_ts.errors import EngineError
 from maxent_ts.types import Policy, Tokens
 
 __all__ = ["Segments", "ServerContext", "Step", "TokenIds", "Written"]
+
+LOOK_FOR_THE_END_FIRST = frozenset({"llamacpp", "vllm"})
+"""Servers that call an end-of-sequence token an end also where it is the last token allowed. SGLang calls that an end by length."""
 
 FINISHED = "stop"
 """The server's word for an end by the end-of-sequence token, since no stop strings are sent."""
@@ -31,6 +34,8 @@ class ServerContext:
     """Token ids, text, or chat messages."""
     num_top: int
     """Next tokens asked for with every token, so that log p under the policy can be worked out."""
+    num_kept: int = 0
+    """Next tokens asked for so that a tree can branch."""
     num_prompt_tokens: int = 0
     """0 until the server has counted, where it is the only one who can."""
     root: Place = field(default_factory=lambda: Place())
@@ -44,11 +49,13 @@ class ServerContext:
             found = found.after.setdefault(token, Place())
         return found
 
-    def learn(self, prefix: Tokens, steps: Sequence[Step]) -> None:
+    def learn(self, prefix: Tokens, steps: Sequence[Step], num_asked: int) -> None:
         """Remember log p of what was written after a prefix: where a search branches later, it excludes what it has seen."""
         place = self.place(prefix)
         for step in steps:
-            place.known.setdefault(step.token, step.logprob)
+            for token, logprob in ((step.token, step.logprob), *step.others.items()):
+                place.known.setdefault(token, logprob)
+            place.num_asked = max(place.num_asked, num_asked if step.others else 0)
             place = place.after.setdefault(step.token, Place())
 
 
@@ -75,6 +82,8 @@ class Step:
     logprob: float
     num_tokens: int
     """Of the model."""
+    others: Mapping[int, float] = field(default_factory=dict)
+    """Log p of other tokens at this place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +134,9 @@ class TokenIds:
                 raise EngineError("The server returned a token without its id.")
             if piece.text is not None:
                 self.pieces[piece.token] = piece.text
-            steps.append(Step(piece.token, piece_under(piece, context.policy, self._server.reports), 1))
+            table = table_under(piece.top, context.policy, self._server.reports) if piece.top else {}
+            others = {key: value for key, value in table.items() if isinstance(key, int)}
+            steps.append(Step(piece.token, piece_under(piece, context.policy, self._server.reports), 1, others))
         self.learn_end(reply)
         # Some servers call an end at the last token allowed an end by length.
         is_end = bool(steps) and steps[-1].token in self.eos_token_ids
@@ -155,7 +166,7 @@ class TokenIds:
         ids = [piece.token for piece in reply.pieces if piece.token is not None]
         if reply.finish_reason == FINISHED and ids:
             self.eos_token_ids.add(ids.pop())
-        elif ids and ids[-1] not in self.eos_token_ids and reply.finish_reason == "length":
+        elif ids and self._server.kind not in LOOK_FOR_THE_END_FIRST:
             ids.pop()  # it may yet be found to end completions
         self.other_token_ids.update(ids)
 

@@ -16,7 +16,7 @@ import numpy as np
 from maxent_ts.engines.base import NextTokensJob, RolloutJob, Stream, uniforms
 from maxent_ts.engines.openai_client import Client
 from maxent_ts.engines.openai_contexts import Place, Segments, ServerContext, Step, TokenIds, Written
-from maxent_ts.engines.openai_policy import MISSING_MASS, table_under
+from maxent_ts.engines.openai_policy import MISSING_MASS
 from maxent_ts.engines.openai_probe import Server
 from maxent_ts.engines.openai_replies import Reply, read_reply, text_of
 from maxent_ts.errors import EngineError
@@ -27,6 +27,9 @@ __all__ = ["JobRunner", "without_logprobs"]
 
 LOOK = 20
 """Next tokens asked for where one of them is drawn here: more than any server refuses."""
+
+KEPT = 8
+"""Next tokens kept at every token that a search on a tree has written, so that it need not ask again where it branches."""
 
 FORBIDDEN, FORCED = -100.0, 100.0
 """Logit biases; the API has no larger ones."""
@@ -63,6 +66,8 @@ class JobRunner:
         context: ServerContext = job.context
         self._check_prefix(job)
         counter = [0]
+        if (job.distinct or job.exclude) and self._server.bias is not None:
+            context.num_kept = min(KEPT, self._server.reports.num_top)
         if job.exclude or (job.distinct and len(job.streams) > 1):
             if self._server.level == "completion":
                 raise without_logprobs(self._server, "continuations that differ from those it has seen")
@@ -86,7 +91,7 @@ class JobRunner:
         if job.stream is not None:
             if self._server.bias is None:
                 raise without_logprobs(self._server, "next tokens drawn without replacement")
-            place = await self._look(context, job.prefix, LOOK, counter)
+            place = await self._look(context, job.prefix, 1, counter)
             tokens: list[int] = []
             for number in uniforms(job.stream, min(job.num, 1 << 16)):
                 token = await self._draw(context, job.prefix, tokens, (*job.stream, len(tokens)), number, counter)
@@ -108,7 +113,8 @@ class JobRunner:
     async def _roll_out_unseen(self, job: RolloutJob, counter: list[int]) -> Branch:
         """Draw first tokens here, from what is left, and let the server go on from each."""
         context: ServerContext = job.context
-        place = await self._look(context, job.prefix, LOOK, counter)
+        place = context.place(job.prefix)
+        await self._look(context, job.prefix, 1, counter)
         for token in job.exclude:
             if token not in place.known:
                 await self._force(context, job.prefix, token, counter)
@@ -158,18 +164,12 @@ class JobRunner:
     async def _look(self, context: ServerContext, prefix: Tokens, num: int, counter: list[int]) -> Place:
         """Log p of the most likely next tokens, at least `num` where the server has them; asked once for each prefix."""
         place = context.place(prefix)
-        reports = self._server.reports
-        num = max(min(max(num, LOOK), reports.num_top), context.num_top)
-        if place.num_asked >= max(num, 1):
+        most = max(self._server.reports.num_top, 1)
+        if place.num_asked >= min(num, most):
             return place
-        reply = await self._send(context, prefix, (0,), 1, counter, **self._top(max(num, 1)))
-        steps = self._writing.read(reply, context).steps
-        if reply.pieces and reply.pieces[0].top:
-            for key, value in table_under(reply.pieces[0].top, context.policy, reports).items():
-                if isinstance(key, int):
-                    place.known.setdefault(key, value)
-        context.learn(prefix, steps)
-        place.num_asked = max(num, 1)
+        num = max(min(max(num, LOOK), most), context.num_top)
+        reply = await self._send(context, prefix, (0,), 1, counter, **self._top(num))
+        context.learn(prefix, self._writing.read(reply, context).steps, num)
         return place
 
     async def _draw(
@@ -189,23 +189,22 @@ class JobRunner:
                 return token
         if place.unseen_mass(known) < NO_MASS:
             return order[-1] if order else None
-        token = await self._draw_unknown(context, prefix, stream, number is None, counter)
+        token = await self._draw_other(context, prefix, list(known), stream, number is None, counter)
         return token if token is not None else order[-1] if order else None
 
-    async def _draw_unknown(
-        self, context: ServerContext, prefix: Tokens, stream: Stream, is_greedy: bool, counter: list[int]
+    async def _draw_other(
+        self, context: ServerContext, prefix: Tokens, others: list[int], stream: Stream, is_greedy: bool, counter: list[int]
     ) -> int | None:
-        """Let the server draw a next token that is not known yet; None if it has no other."""
+        """Let the server draw a next token besides some that are known; None if it has no other."""
         place = context.place(prefix)
-        known = place.known
-        forbidden = dict.fromkeys(map(str, known), FORBIDDEN)
-        rest = math.log(place.unseen_mass(known))
+        forbidden = dict.fromkeys(map(str, others), FORBIDDEN)
+        rest = math.log(place.unseen_mass(others))
         reply = await self._send(context, prefix, stream, 1, counter, is_greedy, logit_bias=forbidden)
         (step,) = self._writing.read(reply, context).steps
         if str(step.token) in forbidden:
             return None
         # Another job may have drawn it meanwhile.
-        known.setdefault(step.token, step.logprob + (rest if self._server.bias == "renormalised" else 0.0))
+        place.known.setdefault(step.token, step.logprob + (rest if self._server.bias == "renormalised" else 0.0))
         return step.token
 
     async def _force(self, context: ServerContext, prefix: Tokens, token: int, counter: list[int]) -> None:
@@ -246,7 +245,7 @@ class JobRunner:
                 "short: lower max_new_tokens, or start it with a longer one."
             )
         written = await self._cut(written, context, prefix)
-        context.learn(prefix, written.steps)
+        context.learn(prefix, written.steps, max(context.num_kept, context.num_top))
         return written
 
     async def _cut(self, written: Written, context: ServerContext, prefix: Tokens) -> Written:
@@ -285,8 +284,9 @@ class JobRunner:
             body["top_k"] = policy.top_k
         if is_greedy:
             body["temperature"] = 0.0
-        if context.num_top:
-            body |= self._top(context.num_top)
+        num_top = max(context.num_top, context.num_kept)
+        if num_top:
+            body |= self._top(num_top)
         reply = read_reply(await self._client.ask(server.endpoint, {**body, **fields}, (context.number, prefix)))
         counter[0] += reply.num_forwarded
         self.num_prompt_tokens += reply.num_prompt_tokens
