@@ -123,9 +123,10 @@ def _load_server_engine(build: Callable[..., Engine], config: RunConfig) -> Engi
     if config.base_url is None:
         raise SettingError(f"The engine '{config.engine}' needs a server: add --base-url http://localhost:8000/v1.")
     defaults = RunConfig.model_fields
-    for name in ("dtype", "device"):
+    for name in ("dtype", "device", "quantization", "kv_cache_gib"):
         if getattr(config, name) != defaults[name].default:
-            raise SettingError(f"--{name} is decided by the server, not by the engine '{config.engine}'. Leave it out.")
+            option = f"--{name.replace('_', '-')}"
+            raise SettingError(f"{option} is decided by the server, not by the engine '{config.engine}'. Leave it out.")
     settings: dict[str, Any] = {"api_key_variable": config.api_key_variable}
     if config.batch_size is not None:
         settings["max_concurrent_requests"] = config.batch_size

@@ -187,6 +187,9 @@ def test_a_policy_whose_log_p_cannot_be_known_is_refused_at_once(make):
     with pytest.raises(SettingError, match=r"another distribution than the one it samples from with temperature=0.5"):
         engine.open(PROMPT, Policy(8, temperature=0.5))
     engine.open(PROMPT, Policy(8, top_k=3))
+    for policy in (Policy(8, min_p=0.1), Policy(8, repetition_penalty=1.2), Policy(8, no_repeat_ngram_size=2)):
+        with pytest.raises(SettingError, match="not supported with a server"):
+            engine.open(PROMPT, policy)
 
 
 def test_pieces_stop_strings_and_greedy_are_as_with_the_hf_engine(make, model):

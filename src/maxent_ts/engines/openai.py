@@ -126,6 +126,11 @@ class OpenAIEngine:
             raise SettingError(
                 "Stop strings need a server that works on token ids: others do not say at which token one ended. Leave them out."
             )
+        if policy.min_p is not None or policy.has_history:
+            raise SettingError(
+                "min_p, repetition_penalty and no_repeat_ngram_size are not supported with a server: log p under them cannot "
+                "be worked out from what it returns. Leave them out, or use --engine hf."
+            )
         num_top = 0 if self._server.level == "completion" else num_top_needed(policy, self._server.reports)
         if policy.top_k is not None and "top_k" not in self._server.fields:
             raise SettingError("This server does not know top_k. Leave it out.")
