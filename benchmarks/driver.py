@@ -52,7 +52,7 @@ class NullEngine:
         self._queue: list[tuple[int, Job]] = []
         self._num_tickets = self._num_drawn = 0
 
-    def open(self, prompt: Any, policy: Policy) -> NullContext:
+    def open(self, prompt: Any, policy: Policy) -> NullContext:  # noqa: ARG002 - the protocol's signature
         """Take any prompt."""
         return NullContext(policy)
 
@@ -70,7 +70,7 @@ class NullEngine:
         queue, self._queue = self._queue, []
         return [Finished(ticket, self._answer(job), 0) for ticket, job in queue]
 
-    def decode(self, tokens: Sequence[int]) -> str:
+    def decode(self, tokens: Sequence[int]) -> str:  # noqa: ARG002 - the protocol's signature
         """No text."""
         return ""
 
@@ -97,12 +97,12 @@ class ListedReward:
         self._values: list[float | None] = [*np.random.default_rng(1).random(4096).tolist()]
         self._next = 0
 
-    def __call__(self, *, completions: Sequence[str], **columns: Any) -> list[float | None]:
+    def __call__(self, *, completions: Sequence[str], **columns: Any) -> list[float | None]:  # noqa: ARG002 - the protocol's signature
         """The next ones."""
         start = self._next = (self._next + len(completions)) % 2048
         return self._values[start : start + len(completions)]
 
-    def explain(self, *, completions: Sequence[str], **columns: Any) -> list[Mapping[str, Any]]:
+    def explain(self, *, completions: Sequence[str], **columns: Any) -> list[Mapping[str, Any]]:  # noqa: ARG002 - the protocol's signature
         """Nothing to say."""
         return [{} for _ in completions]
 

@@ -54,13 +54,13 @@ class LoggedReward:
         self.rng = np.random.default_rng(seed)
         self.true_values: list[float] = []
 
-    def __call__(self, *, completion_ids: list[list[int]], **columns: Any) -> list[float]:
+    def __call__(self, *, completion_ids: list[list[int]], **columns: Any) -> list[float]:  # noqa: ARG002 - TRL's signature
         """What the search sees."""
         values = [self.function(tuple(ids)) for ids in completion_ids]
         self.true_values += values
         return [value + self.noise * float(self.rng.normal()) for value in values] if self.noise else values
 
-    def explain(self, *, completion_ids: list[list[int]], **columns: Any) -> list[Mapping[str, Any]]:
+    def explain(self, *, completion_ids: list[list[int]], **columns: Any) -> list[Mapping[str, Any]]:  # noqa: ARG002
         """Nothing to explain."""
         return [{} for _ in completion_ids]
 

@@ -34,11 +34,11 @@ class Logprob:
     name = "logprob"
     range = (-np.inf, 0.0)
 
-    def __call__(self, *, logprobs: list[float], **columns: Any) -> list[float]:
+    def __call__(self, *, logprobs: list[float], **columns: Any) -> list[float]:  # noqa: ARG002 - TRL's signature
         """The column of the driver."""
         return list(logprobs)
 
-    def explain(self, *, logprobs: list[float], **columns: Any) -> list[dict[str, float]]:
+    def explain(self, *, logprobs: list[float], **columns: Any) -> list[dict[str, float]]:  # noqa: ARG002 - TRL's signature
         """The values again."""
         return [{"value": value} for value in logprobs]
 

@@ -70,7 +70,7 @@ class TokenReward:
         if prefix is not None:
             self.prefix = lambda *, completion_ids, **columns: [prefix(tuple(ids)) for ids in completion_ids]  # noqa: ARG005
 
-    def __call__(self, *, completion_ids: list[list[int]], **columns: Any) -> list[float]:
+    def __call__(self, *, completion_ids: list[list[int]], **columns: Any) -> list[float]:  # noqa: ARG002 - TRL's signature
         """One value per completion."""
         return [self.function(tuple(ids)) for ids in completion_ids]
 
