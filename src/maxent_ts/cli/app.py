@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from maxent_ts.cli import options, runs
+from maxent_ts.cli import models, options, runs
 from maxent_ts.cli.completion import complete_method, complete_task
 from maxent_ts.cli.shared import EXIT_INTERRUPTED, ComparisonFormat, Format, explained, note
 
@@ -91,6 +91,8 @@ def _eval(
     no_repeat_ngram_size: options.NoRepeatNgramSize = None,
     stop_string: options.StopString = None,
     model: options.Model = None,
+    base_model: options.BaseModel = None,
+    compat: options.Compat = None,
     engine: options.Engine = None,
     dtype: options.DType = None,
     quantization: options.Quantization = None,
@@ -142,6 +144,8 @@ def _eval(
                 "no_repeat_ngram_size": no_repeat_ngram_size,
                 "stop_strings": stop_string,
                 "model": model,
+                "base_model": base_model,
+                "compat": compat,
                 "engine": engine,
                 "dtype": dtype,
                 "quantization": quantization,
@@ -170,6 +174,7 @@ def _eval(
 app.command("sweep")(runs.sweep)
 app.command("rescore")(runs.rescore)
 app.command("export")(runs.export)
+app.command("convert")(models.convert)
 
 
 @app.command("generate")
@@ -197,6 +202,8 @@ def _generate(
     no_repeat_ngram_size: options.NoRepeatNgramSize = None,
     stop_string: options.StopString = None,
     model: options.Model = None,
+    base_model: options.BaseModel = None,
+    compat: options.Compat = None,
     engine: options.Engine = None,
     dtype: options.DType = None,
     quantization: options.Quantization = None,
@@ -236,6 +243,8 @@ def _generate(
                 "no_repeat_ngram_size": no_repeat_ngram_size,
                 "stop_strings": stop_string,
                 "model": model,
+                "base_model": base_model,
+                "compat": compat,
                 "engine": engine,
                 "dtype": dtype,
                 "quantization": quantization,
