@@ -19,7 +19,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from maxent_ts.errors import SettingError, UnknownNameError
-from maxent_ts.presets import DEFAULT_METHODS, DEFAULT_PRESET, DEMO_TASKS, EMBEDDED_MODEL, PRESETS
+from maxent_ts.presets import DEFAULT_COMPAT, DEFAULT_METHODS, DEFAULT_PRESET, DEMO_TASKS, EMBEDDED_MODEL, PRESETS
 from maxent_ts.registry import METHODS_OF_ONE_COMPLETION, unknown_name
 from maxent_ts.types import Policy
 
@@ -91,6 +91,10 @@ class RunConfig(BaseModel):
     tasks: tuple[str, ...] = Field(min_length=1)
     methods: tuple[MethodConfig, ...] = Field(default=tuple(MethodConfig(name=name) for name in DEFAULT_METHODS), min_length=1)
     model: str = EMBEDDED_MODEL
+    base_model: str | None = None
+    """The language model of an OpenTSLM checkpoint; None for what the checkpoint's name tells."""
+    compat: str = DEFAULT_COMPAT
+    """Which of OpenTSLM's ways to read a prompt."""
     engine: str = "hf"
     base_url: str | None = None
     """Where the server of the engine `openai` is, such as http://localhost:8000/v1."""

@@ -17,7 +17,7 @@ from typing import Any
 from maxent_ts.config import MethodConfig, RunConfig, check_settings
 from maxent_ts.engines.base import Engine
 from maxent_ts.errors import MaxentError, MissingExtraError, ModelError, SettingError, UnknownNameError
-from maxent_ts.presets import EMBEDDED_MODEL
+from maxent_ts.presets import DEFAULT_COMPAT, EMBEDDED_MODEL
 from maxent_ts.registry import ENGINES, METHODS, TASKS, load, nearest_name
 from maxent_ts.search.base import SearchFactory
 from maxent_ts.tasks.base import Task
@@ -88,7 +88,7 @@ def load_engine(config: RunConfig) -> Engine:
     """Build the engine of a configuration.
 
     An engine of the user's own, `file.py:function`, is called with the model and with `dtype`, `device` and, if it was
-    given, `max_batch_size`, `kv_cache_gib` and `quantization` by keyword, as `HFEngine` is.
+    given, `max_batch_size`, `kv_cache_gib`, `quantization`, `base_model` and `compat` by keyword, as `HFEngine` is.
 
     Raises:
         ModelError: if the model cannot be found or read.
@@ -111,6 +111,7 @@ def load_engine(config: RunConfig) -> Engine:
         if "OMP_NUM_THREADS" not in os.environ:
             importlib.import_module("torch").set_num_threads(EMBEDDED_MODEL_NUM_THREADS)
     chosen = {"max_batch_size": config.batch_size, "kv_cache_gib": config.kv_cache_gib, "quantization": config.quantization}
+    chosen |= {"base_model": config.base_model, "compat": None if config.compat == DEFAULT_COMPAT else config.compat}
     settings.update({name: value for name, value in chosen.items() if value is not None})
     unknown = [name for name in settings if name not in inspect.signature(build).parameters]
     if unknown:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["DEFAULT_METHODS", "DEFAULT_PRESET", "DEMO_LIMIT", "DEMO_TASKS", "EMBEDDED_MODEL", "PRESETS", "Preset"]
+__all__ = ["DEFAULT_COMPAT", "DEFAULT_METHODS", "DEFAULT_PRESET", "DEMO_LIMIT", "DEMO_TASKS", "EMBEDDED_MODEL", "PRESETS", "Preset"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,9 @@ DEMO_TASKS: tuple[str, ...] = ("m4_caption", "har_cot")
 
 DEMO_LIMIT = 48
 """Items per task of `demo` unless --limit says otherwise: well under three minutes on two cores, half of the embedded sample."""
+
+DEFAULT_COMPAT = "upstream"
+"""Which of OpenTSLM's ways to read a prompt: what a released checkpoint was trained and evaluated with."""
 
 EMBEDDED_MODEL = "embedded"
 """The name of the small time-series language model that ships with the package."""

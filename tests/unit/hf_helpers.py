@@ -12,6 +12,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -46,9 +48,12 @@ def tiny_model(kind: str = "llama", *, seed: int = 0, num_positions: int = 128, 
     elif kind == "qwen3":
         model = Qwen3ForCausalLM(Qwen3Config(**rope))
     elif kind == "gemma2":  # caps its scores, which only the model's own attention does
-        model = Gemma2ForCausalLM(Gemma2Config(**rope))
+        model = Gemma2ForCausalLM(Gemma2Config(**rope, sliding_window=16))
     elif kind == "mistral":
-        model = MistralForCausalLM(MistralConfig(**rope, sliding_window=32))
+        model = MistralForCausalLM(MistralConfig(**rope, sliding_window=16))
+    elif kind == "gemma3":
+        layers = ["sliding_attention", "full_attention"]
+        model = Gemma3ForCausalLM(Gemma3TextConfig(**rope, sliding_window=16, layer_types=layers, query_pre_attn_scalar=8))
     elif kind == "gpt2":
         model = GPT2LMHeadModel(GPT2Config(**common, n_embd=32, n_layer=2, n_head=4, n_positions=num_positions))
         with torch.no_grad():  # positions must matter, or a wrong one does not show

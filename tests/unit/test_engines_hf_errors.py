@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, BloomConfig, BloomForCausalLM, Ma
 
 from maxent_ts.engines.base import NextTokensJob, RolloutJob
 from maxent_ts.engines.hf import HFEngine
+from maxent_ts.engines.loading import load_model
 from maxent_ts.errors import EngineError, ModelError, OutOfMemoryError, PromptError, SettingError
 from maxent_ts.types import Branch, Embeddings, Policy, SeriesSegment, TimeSeriesPrompt
 from tests.unit.hf_helpers import answers, plain_rollout, save_model, tiny_model, tiny_tokenizer
@@ -145,12 +146,13 @@ def test_a_prompt_that_the_model_cannot_take_is_refused(prompt, words):
     assert engine.open([5] * 118, POLICY).num_prompt_tokens == 118
 
 
-def test_a_sliding_window_bounds_the_context():
-    """Catches prompts longer than the window, where the slots' full attention would differ from the model's."""
-    engine = HFEngine(tiny_model("mistral"))
-    with pytest.raises(PromptError, match=r"this model's context is 32"):
-        engine.open([5] * 23, POLICY)
-    assert engine.open([5] * 22, POLICY).num_prompt_tokens == 22
+def test_a_window_of_another_kind_bounds_the_context():
+    """Catches prompts longer than a chunk, where the slots' full attention would differ from the model's."""
+    model = tiny_model("mistral")
+    model.config.layer_types = ["sliding_attention", "chunked_attention"]
+    model.config.attention_chunk_size = 12
+    loaded = load_model(model, None, device="auto", dtype="auto", revision=None, model_kwargs={})
+    assert loaded.context_length == 12
 
 
 def test_without_a_tokenizer_text_is_refused_in_and_out():

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from maxent_ts.cli import options, runs
+from maxent_ts.cli import models, options, runs
 from maxent_ts.cli.completion import complete_method, complete_task
 from maxent_ts.cli.shared import EXIT_INTERRUPTED, ComparisonFormat, Format, explained, note
 
@@ -91,6 +91,8 @@ def _eval(
     no_repeat_ngram_size: options.NoRepeatNgramSize = None,
     stop_string: options.StopString = None,
     model: options.Model = None,
+    base_model: options.BaseModel = None,
+    compat: options.Compat = None,
     engine: options.Engine = None,
     base_url: options.BaseUrl = None,
     api_key_variable: options.ApiKeyVariable = None,
@@ -144,6 +146,8 @@ def _eval(
                 "no_repeat_ngram_size": no_repeat_ngram_size,
                 "stop_strings": stop_string,
                 "model": model,
+                "base_model": base_model,
+                "compat": compat,
                 "engine": engine,
                 "base_url": base_url,
                 "api_key_variable": api_key_variable,
@@ -174,6 +178,7 @@ def _eval(
 app.command("sweep")(runs.sweep)
 app.command("rescore")(runs.rescore)
 app.command("export")(runs.export)
+app.command("convert")(models.convert)
 
 
 @app.command("generate")
@@ -201,6 +206,8 @@ def _generate(
     no_repeat_ngram_size: options.NoRepeatNgramSize = None,
     stop_string: options.StopString = None,
     model: options.Model = None,
+    base_model: options.BaseModel = None,
+    compat: options.Compat = None,
     engine: options.Engine = None,
     base_url: options.BaseUrl = None,
     api_key_variable: options.ApiKeyVariable = None,
@@ -242,6 +249,8 @@ def _generate(
                 "no_repeat_ngram_size": no_repeat_ngram_size,
                 "stop_strings": stop_string,
                 "model": model,
+                "base_model": base_model,
+                "compat": compat,
                 "engine": engine,
                 "base_url": base_url,
                 "api_key_variable": api_key_variable,

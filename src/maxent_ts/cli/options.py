@@ -21,7 +21,9 @@ from maxent_ts.cli.shared import Format
 __all__ = [
     "ApiKeyVariable",
     "BaseUrl",
+    "BaseModel",
     "BatchSize",
+    "Compat",
     "Config",
     "DType",
     "DataDir",
@@ -67,7 +69,27 @@ _OWN = "Your own series"
 _CAPS = "Caps: the run ends there and can be continued"
 
 Model = Annotated[
-    str | None, typer.Option("--model", help="Model directory or hub id. [default: the embedded model]", rich_help_panel=_MODEL)
+    str | None,
+    typer.Option(
+        "--model", help="Model directory, hub id, or checkpoint of OpenTSLM. [default: the embedded model]", rich_help_panel=_MODEL
+    ),
+]
+BaseModel = Annotated[
+    str | None,
+    typer.Option(
+        "--base-model",
+        help="Directory or hub id of an OpenTSLM checkpoint's language model. [default: what its name tells]",
+        rich_help_panel=_MODEL,
+    ),
+]
+Compat = Annotated[
+    str | None,
+    typer.Option(
+        "--compat",
+        help="How a prompt is read by an OpenTSLM model: upstream, fixed (Flamingo) or gemma-leftpad (soft prompt). "
+        "[default: upstream]",
+        rich_help_panel=_MODEL,
+    ),
 ]
 Engine = Annotated[
     str | None,

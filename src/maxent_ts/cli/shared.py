@@ -70,7 +70,7 @@ def note(text: str) -> None:
 
 def hide_loading_bars(model: str, *, quiet: bool = False) -> None:
     """Keep transformers from drawing a bar while it reads weights; a download from the hub keeps its bar unless `quiet`."""
-    if quiet or model == EMBEDDED_MODEL or Path(model).is_dir():
+    if quiet or model == EMBEDDED_MODEL or Path(model).exists():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 

@@ -148,7 +148,7 @@ class Batch:
         assert self._cache is not None
         num_live = len(self.rows)
         num_rows = min(round_up(num_live, self._row_multiple), self._cache.num_slots)
-        if self._shares_prompts and self._groups is None:
+        if self._groups is None:
             self._groups = group_rows([content.entry for content in self._contents[:num_live] if content is not None])
         num_fed = self._num_fed[:num_rows]
         logits = decode(
@@ -157,8 +157,9 @@ class Batch:
             tokens=self._tokens[np.arange(num_rows), num_fed],
             lengths=self._offsets[:num_rows] + num_fed,
             positions=self._num_prompt_tokens[:num_rows] + num_fed,
-            groups=self._groups or (),
+            groups=self._groups,
             num_live=num_live,
+            shares_prompts=self._shares_prompts,
         )
         self._stats.model_calls += 1
         self._stats.decode_tokens += num_live

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from maxent_ts.models.media import MediaKeyValues
 from maxent_ts.types import Tokens
 
 __all__ = ["CacheStats", "KeyValues", "KeyValueStore", "Piece", "PromptEntry", "Segment"]
@@ -52,6 +53,8 @@ class PromptEntry:
     logits: torch.Tensor
     """Of the first token after the prompt: [vocabulary]."""
     num_tokens: int
+    media: MediaKeyValues | None = None
+    """What cross-attention sees of its series, behind the prompt."""
 
 
 @dataclass(eq=False, slots=True)
@@ -109,7 +112,8 @@ class KeyValueStore:
     def add_prompt(self, key: bytes, entry: PromptEntry) -> None:
         """Remember a prompt."""
         self._prompts[key] = entry
-        self._add(key, (*entry.key_values, entry.logits))
+        media = () if entry.media is None else entry.media.tensors
+        self._add(key, (*entry.key_values, entry.logits, *media))
 
     def match(self, root: Segment, tokens: Tokens) -> list[Piece]:
         """Return the pieces that together hold the longest known beginning of `tokens`, in order."""

@@ -8,13 +8,14 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from maxent_ts.engines.base import Job
+from maxent_ts.engines.base import Job, NextTokensJob, uniforms
 from maxent_ts.engines.cache import Segment
-from maxent_ts.engines.sampler import log_probabilities
+from maxent_ts.engines.sampler import draw_first, log_probabilities, most_likely
 from maxent_ts.errors import EngineError
-from maxent_ts.types import Policy, Rollout, Tokens
+from maxent_ts.models.media import Media
+from maxent_ts.types import Policy, Rollout, Tokens, TopTokens
 
-__all__ = ["HFContext", "Task", "distribution", "not_finite"]
+__all__ = ["HFContext", "Task", "distribution", "next_tokens", "not_finite", "problem_of"]
 
 
 @dataclass(eq=False)
@@ -25,7 +26,9 @@ class HFContext:
     inputs: torch.Tensor
     """Token ids [length], or input embeddings [length, hidden size]."""
     key: bytes
-    """SHA-256 of the inputs: contexts with the same prompt share its keys and values."""
+    """SHA-256 of inputs and media: contexts with the same prompt share its keys and values."""
+    media: Media | None = None
+    """What cross-attention sees besides."""
     root: Segment = field(default_factory=Segment)
     is_charged: bool = False
     """Whether a job of this context has been charged for the prompt."""
@@ -54,12 +57,35 @@ class Task:
     num_forwarded: int = 0
 
 
+def problem_of(job: Job, num_ids: int) -> str | None:
+    """Say what is wrong with a job for a model of so many token ids; None if nothing is."""
+    limit = job.context.policy.max_new_tokens
+    if len(job.prefix) >= limit:
+        return f"A prefix must be shorter than max_new_tokens={limit}, but has {len(job.prefix)} tokens: nothing can follow."
+    if any(not 0 <= token < num_ids for token in job.prefix):
+        return f"The prefix {job.prefix} holds tokens outside the vocabulary of {num_ids}."
+    if isinstance(job, NextTokensJob) and job.num < 1:
+        return f"A job must ask for at least one next token, but asks for {job.num}."
+    return None
+
+
 def distribution(logits: torch.Tensor, task: Task) -> np.ndarray:
     """Log p of every token after a job's prefix: float64 [vocabulary], all NaN if the logits are not finite."""
     logits = logits.cpu() if logits.device.type == "mps" else logits  # which has no float64
     context = task.job.context
     histories = [[*context.prompt_ids, *task.job.prefix]] if context.policy.has_history else None
     return log_probabilities(logits[None], context.policy, histories)[0].cpu().numpy()
+
+
+def next_tokens(job: NextTokensJob, logprobs: np.ndarray, eos_token_ids: frozenset[int]) -> TopTokens:
+    """Answer a job from the distribution after its prefix: float64 [vocabulary]."""
+    if job.stream is None:
+        ids = most_likely(logprobs, job.num)
+    else:
+        num = min(job.num, int(np.count_nonzero(logprobs > -np.inf)))
+        ids = np.array(draw_first(logprobs, uniforms(job.stream, num), distinct=True).tokens, dtype=np.int64)
+    is_end = tuple(int(token) in eos_token_ids for token in ids)
+    return TopTokens(tuple(ids.tolist()), tuple(logprobs[ids].tolist()), is_end)
 
 
 def not_finite(tokens: Tokens) -> EngineError:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,13 +12,33 @@ import torch
 
 from maxent_ts.engines.loading import LoadedModel
 from maxent_ts.errors import PromptError
+from maxent_ts.models.flamingo import FlamingoModel
+from maxent_ts.models.media import Media
 from maxent_ts.types import Embeddings, Prompt, TimeSeriesPrompt
 
-__all__ = ["encode"]
+__all__ = ["Encoded", "encode"]
 
 
-def encode(loaded: LoadedModel, prompt: Prompt) -> torch.Tensor:
-    """Turn a prompt into token ids [length] or input embeddings [length, hidden size], on the model's device.
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A prompt as the model takes it."""
+
+    inputs: torch.Tensor
+    """Token ids [length], or input embeddings [length, hidden size], on the model's device."""
+    media: Media | None = None
+    """What cross-attention sees besides."""
+
+    def digest(self) -> bytes:
+        """SHA-256 of all that the model takes."""
+        digest = hashlib.sha256()
+        for tensor in (self.inputs,) if self.media is None else (self.inputs, self.media.latents):
+            digest.update(f"{tensor.dtype} {list(tensor.shape)} ".encode())
+            digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.digest()
+
+
+def encode(loaded: LoadedModel, prompt: Prompt) -> Encoded:
+    """Turn a prompt into what a model takes.
 
     Text gets the special tokens that the tokenizer adds by itself; messages go through the chat template.
 
@@ -24,14 +46,16 @@ def encode(loaded: LoadedModel, prompt: Prompt) -> torch.Tensor:
         PromptError: if the prompt is of a kind that this model cannot take, or holds ids or numbers that it cannot.
     """
     if isinstance(prompt, Embeddings):
-        return _embeddings(loaded.model, torch.as_tensor(prompt.values))
+        return Encoded(_embeddings(loaded.model, torch.as_tensor(prompt.values)))
     if isinstance(prompt, TimeSeriesPrompt):
-        if loaded.softprompt is None:
+        if loaded.series_model is None:
             raise PromptError(
                 f"'{loaded.name}' is a model of text, so it cannot take a time-series prompt. Use a model directory that has a "
                 "time-series encoder, or put the series into the text."
             )
-        return _embeddings(loaded.model, loaded.softprompt.embed(prompt))
+        if isinstance(loaded.series_model, FlamingoModel):
+            return Encoded(*loaded.series_model.encode(prompt))
+        return Encoded(_embeddings(loaded.model, loaded.series_model.embed(prompt)))
     if isinstance(prompt, str):
         ids = _tokenizer(loaded, "text")(prompt)["input_ids"] if prompt else []
     elif isinstance(prompt, Sequence) and prompt and all(isinstance(message, Mapping) for message in prompt):
@@ -49,7 +73,7 @@ def encode(loaded: LoadedModel, prompt: Prompt) -> torch.Tensor:
             "A prompt is text, a list of chat messages, a list of token ids, Embeddings or a TimeSeriesPrompt, but got "
             f"{type(prompt).__name__}."
         )
-    return torch.tensor(ids, dtype=torch.long, device=loaded.model.device)
+    return Encoded(torch.tensor(ids, dtype=torch.long, device=loaded.model.device))
 
 
 def _embeddings(model: Any, values: torch.Tensor) -> torch.Tensor:

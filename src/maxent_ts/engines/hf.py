@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections import deque
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -17,15 +16,16 @@ import transformers
 from maxent_ts.engines.base import Capabilities, Finished, Job, NextTokensJob, Stream, uniforms
 from maxent_ts.engines.batch import Batch, Row
 from maxent_ts.engines.cache import CacheStats, KeyValueStore, PromptEntry
-from maxent_ts.engines.contexts import HFContext, Task, distribution, not_finite
+from maxent_ts.engines.contexts import HFContext, Task, distribution, next_tokens, not_finite, problem_of
 from maxent_ts.engines.encoding import encode
 from maxent_ts.engines.loading import load_model
 from maxent_ts.engines.memory import GIB, give_back, is_out_of_memory, memory_message
 from maxent_ts.engines.replacements import Replacements
-from maxent_ts.engines.sampler import draw_first, most_likely
-from maxent_ts.engines.selfcheck import check_decoding, is_row_independent
+from maxent_ts.engines.sampler import draw_first
+from maxent_ts.engines.selfcheck import check_decoding, is_row_independent, no_media
 from maxent_ts.engines.slots import all_log_probabilities, prefill
 from maxent_ts.errors import EngineError, MaxentError, ModelError, OutOfMemoryError, PromptError, SettingError
+from maxent_ts.presets import DEFAULT_COMPAT
 from maxent_ts.types import Branch, FinishReason, Policy, Prompt, Rollout, TopTokens
 
 __all__ = ["HFContext", "HFEngine"]
@@ -47,8 +47,8 @@ class HFEngine:
     depend on its neighbours; `stats` counts what really ran.
 
     Args:
-        model: Directory, hub id, transformers model or `SoftPromptModel`. A model in memory is used as it is and put in
-            evaluation mode.
+        model: Directory, hub id, OpenTSLM checkpoint (file, directory or hub id), transformers model or `SoftPromptModel`. A
+            model in memory is used as it is and put in evaluation mode.
         tokenizer: Tokenizer, or directory or hub id of one; the model's own if None.
         device: "auto" for the best there is, or "cpu", "cuda", "cuda:1", "mps".
         dtype: "float32", "bfloat16", "float16", or "auto" for what the model is stored in.
@@ -57,6 +57,8 @@ class HFEngine:
         quantization: "rq8" for linear layers in 8 bits on a CPU; then p is the quantised model. See `engines.linears`.
         revision: Branch, tag or commit on the hub.
         model_kwargs: Passed on to `from_pretrained`.
+        base_model: Directory or hub id of the language model that an OpenTSLM checkpoint is of; None for what its name tells.
+        compat: Which of OpenTSLM's ways to read a prompt: see `maxent_ts.models.opentslm.load_series_model`.
 
     Raises:
         ModelError: if the model or its tokenizer cannot be found or read, or if its architecture cannot decode in slots.
@@ -75,23 +77,36 @@ class HFEngine:
         quantization: str | None = None,
         revision: str | None = None,
         model_kwargs: Mapping[str, Any] | None = None,
+        base_model: str | Path | None = None,
+        compat: str = DEFAULT_COMPAT,
     ) -> None:
         if max_batch_size < 1:
             raise SettingError(f"max_batch_size must be at least 1, but is {max_batch_size}.")
         if not kv_cache_gib >= 0:
             raise SettingError(f"kv_cache_gib must be at least 0, but is {kv_cache_gib}.")
-        self._loaded = load_model(model, tokenizer, device=device, dtype=dtype, revision=revision, model_kwargs=model_kwargs or {})
+        self._loaded = load_model(
+            model,
+            tokenizer,
+            device=device,
+            dtype=dtype,
+            revision=revision,
+            model_kwargs=model_kwargs or {},
+            base_model=base_model,
+            compat=compat,
+        )
+        self._compat = compat
         self._model, self._tokenizer = self._loaded.model, self._loaded.tokenizer
-        self._replacements = Replacements(self._model, quantization)
+        self._replacements = Replacements(self._model, quantization, getattr(self._loaded.series_model, "cross_attention", None))
+        make_media = getattr(self._loaded.series_model, "example_media", no_media)
         is_exact = self._model.device.type == "cpu" and self._model.dtype == torch.float32
         with self._replacements.applied():
-            shares_prompts = check_decoding(self._model, self._loaded.name)
+            shares_prompts = check_decoding(self._model, self._loaded.name, make_media)
             is_independent = is_exact and is_row_independent(
-                self._model, max_batch_size, self._replacements.row_multiple, shares_prompts=shares_prompts
+                self._model, max_batch_size, self._replacements.row_multiple, make_media, shares_prompts=shares_prompts
             )
         self._capabilities = Capabilities(
             deterministic=is_independent,
-            time_series=self._loaded.softprompt is not None,
+            time_series=self._loaded.series_model is not None,
         )
         self._max_batch_size = max_batch_size
         self._quantization = quantization
@@ -125,6 +140,7 @@ class HFEngine:
             "max_batch_size": self._max_batch_size,
             "quantization": self._quantization,
             "kernels": self._replacements.kernels is not None,
+            **({} if self._compat == DEFAULT_COMPAT else {"compat": self._compat}),
         }
 
     @property
@@ -150,7 +166,8 @@ class HFEngine:
         if policy.stop_strings and self._tokenizer is None:
             raise SettingError("stop_strings need a tokenizer, but this engine has none. Give tokenizer=… to HFEngine.")
         with torch.inference_mode():
-            inputs = encode(self._loaded, prompt)
+            encoded = encode(self._loaded, prompt)
+        inputs = encoded.inputs
         if len(inputs) == 0:
             raise PromptError("The prompt is empty: it has no tokens. Give at least one.")
         limit = self._loaded.context_length
@@ -160,8 +177,7 @@ class HFEngine:
                 f"{len(inputs) + policy.max_new_tokens}, but this model's context is {limit}. Shorten the prompt or lower "
                 "max_new_tokens."
             )
-        content = inputs.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-        return HFContext(policy, inputs, hashlib.sha256(f"{inputs.dtype} {list(inputs.shape)} ".encode() + content).digest())
+        return HFContext(policy, inputs, encoded.digest(), encoded.media)
 
     def close(self, context: HFContext) -> None:
         """Forget a context, its continuations' keys and values, and its unfinished jobs."""
@@ -247,7 +263,7 @@ class HFEngine:
     def _begin(self, task: Task) -> None:
         """Take a job from the queue: from its prompt's logits, or with a row that looks at what comes after its prefix."""
         job, policy = task.job, task.job.context.policy
-        problem = self._problem(job)
+        problem = problem_of(job, self._model.get_input_embeddings().weight.shape[0])
         if problem is not None:
             self._finish(task, EngineError(problem))
         elif not job.prefix:
@@ -255,17 +271,6 @@ class HFEngine:
         else:
             task.num_open = 1
             self._rows.append(Row(task, None, list(job.prefix), [], np.empty(0), policy))
-
-    def _problem(self, job: Job) -> str | None:
-        limit = job.context.policy.max_new_tokens
-        size = self._model.get_input_embeddings().weight.shape[0]
-        if len(job.prefix) >= limit:
-            return f"A prefix must be shorter than max_new_tokens={limit}, but has {len(job.prefix)} tokens: nothing can follow."
-        if any(not 0 <= token < size for token in job.prefix):
-            return f"The prefix {job.prefix} holds tokens outside the vocabulary of {size}."
-        if isinstance(job, NextTokensJob) and job.num < 1:
-            return f"A job must ask for at least one next token, but asks for {job.num}."
-        return None
 
     def _prompt(self, task: Task) -> PromptEntry:
         """Look a prompt up or put it through the model, and charge the job where it is the first of its context."""
@@ -275,23 +280,24 @@ class HFEngine:
             task.num_forwarded += context.num_prompt_tokens
             context.is_charged = True
         if entry is None:
-            entry = prefill(self._model, context.inputs)
-            self._measure_quantization(context.inputs)
+            entry = prefill(self._model, context.inputs, context.media)
+            self._measure_quantization(context)
             self._store.add_prompt(context.key, entry)
             self._store.stats.model_calls += 1
             self._store.stats.prefills += 1
             self._store.stats.prefill_tokens += entry.num_tokens
         return entry
 
-    def _measure_quantization(self, inputs: torch.Tensor) -> None:
+    def _measure_quantization(self, context: HFContext) -> None:
         """Compare the quantised model with the exact one on the first prompt: it costs one more pass through it."""
         stats = self._store.stats
         if self._quantization is None or stats.quantization_kl is not None:
             return
-        inputs = inputs[:MEASURED_POSITIONS]
-        ours = all_log_probabilities(self._model, inputs)
+        inputs = context.inputs[:MEASURED_POSITIONS]
+        media = None if context.media is None else context.media.until(MEASURED_POSITIONS)
+        ours = all_log_probabilities(self._model, inputs, media)
         with self._replacements.suspended():
-            exact = all_log_probabilities(self._model, inputs)
+            exact = all_log_probabilities(self._model, inputs, media)
         stats.quantization_kl = float((exact.exp() * (exact - ours)).nan_to_num(0.0).sum(dim=-1).mean())
 
     def _start(self, row: Row) -> None:
@@ -327,13 +333,7 @@ class HFEngine:
         if np.isnan(logprobs[0]):
             self._finish(task, not_finite(job.prefix))
         elif isinstance(job, NextTokensJob):
-            if job.stream is None:
-                ids = most_likely(logprobs, job.num)
-            else:
-                num = min(job.num, int(np.count_nonzero(logprobs > -np.inf)))
-                ids = np.array(draw_first(logprobs, uniforms(job.stream, num), distinct=True).tokens, dtype=np.int64)
-            is_end = tuple(int(token) in self._loaded.eos_token_ids for token in ids)
-            self._finish(task, TopTokens(tuple(ids.tolist()), tuple(logprobs[ids].tolist()), is_end))
+            self._finish(task, next_tokens(job, logprobs, self._loaded.eos_token_ids))
         else:
             numbers = [self._numbers(stream, policy, job.do_sample) for stream in job.streams]
             first = draw_first(

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, OfflineModeIsEnabled, RepositoryNotFoundError
-from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
+from maxent_ts.engines.windows import sliding_window
 from maxent_ts.errors import ModelError, SettingError
-from maxent_ts.models.softprompt import SoftPromptModel, is_softprompt_directory
+from maxent_ts.models.hub import load_causal_lm, load_tokenizer
+from maxent_ts.models.opentslm import SeriesModel, load_series_model
+from maxent_ts.presets import DEFAULT_COMPAT
 
 __all__ = ["LoadedModel", "content_hash", "load_model", "resolve_device", "resolve_dtype"]
 
@@ -31,7 +31,7 @@ class LoadedModel:
     model: Any
     tokenizer: Any
     """None if the model came from memory without one: then prompts are ids or embeddings, and nothing is decoded."""
-    softprompt: SoftPromptModel | None
+    series_model: SeriesModel | None
     """What embeds time series; None for a model of text only."""
     name: str
     revision: str | None
@@ -43,54 +43,78 @@ class LoadedModel:
 
 
 def load_model(
-    source: Any, tokenizer: Any, *, device: str, dtype: str, revision: str | None, model_kwargs: Mapping[str, Any]
+    source: Any,
+    tokenizer: Any,
+    *,
+    device: str,
+    dtype: str,
+    revision: str | None,
+    model_kwargs: Mapping[str, Any],
+    base_model: str | Path | None = None,
+    compat: str = DEFAULT_COMPAT,
 ) -> LoadedModel:
     """Load a model, or take one from memory as it is.
 
     Args:
-        source: Directory, hub id, transformers model or `SoftPromptModel`.
+        source: Directory, hub id, OpenTSLM checkpoint (file, directory or hub id), transformers model or `SeriesModel`.
         tokenizer: Tokenizer, or the directory or hub id of one; None for the model's own.
         device: "auto", "cpu", "cuda", "cuda:1", "mps" …
         dtype: "float32", "bfloat16", "float16", or "auto" for what the files hold.
         revision: Branch, tag or commit on the hub.
         model_kwargs: Passed on to `from_pretrained`.
+        base_model: Directory or hub id of the language model that a checkpoint is of; None for what its name tells.
+        compat: See `load_series_model`.
 
     Raises:
         ModelError: if the model or its tokenizer cannot be found or read, or if its cache cannot be forked.
-        SettingError: if device or dtype is unknown, not there, or not that of a model taken from memory.
+        SettingError: if device or dtype is unknown, not there, or not that of a model taken from memory; or if `base_model` or
+            `compat` is given for a model that has no use for it.
     """
     kwargs = dict(model_kwargs)
-    softprompt: SoftPromptModel | None = None
-    if isinstance(source, (PreTrainedModel, SoftPromptModel)):
-        softprompt = source if isinstance(source, SoftPromptModel) else None
-        model = source.language_model if isinstance(source, SoftPromptModel) else source
-        tokenizer = softprompt.tokenizer if tokenizer is None and softprompt is not None else tokenizer
+    series_model: SeriesModel | None = None
+    if isinstance(source, (PreTrainedModel, SeriesModel)):
+        series_model = source if isinstance(source, SeriesModel) else None
+        model = source.language_model if isinstance(source, SeriesModel) else source
         _check_taken_from_memory(model, device, dtype, revision, kwargs)
+        if base_model is not None or compat != DEFAULT_COMPAT:
+            raise SettingError("base_model and compat are for loading, but the model given is already loaded. Leave them out.")
         name, hasher = model.config._name_or_path or type(model).__name__, lambda: _hash_tensors(source)
     elif isinstance(source, (str, Path)):
         place = resolve_device(device)
         name, directory = str(source), Path(source).expanduser()
-        if is_softprompt_directory(directory):
-            softprompt = SoftPromptModel.from_directory(directory, dtype=_dtype_of(directory, dtype), device=place)
-            model, tokenizer = softprompt.language_model, softprompt.tokenizer if tokenizer is None else tokenizer
+        series_model = load_series_model(
+            source,
+            dtype=resolve_dtype(dtype),
+            device=place,
+            revision=revision,
+            model_kwargs=kwargs,
+            base_model=base_model,
+            compat=compat,
+        )
+        if series_model is not None:
+            model = series_model.language_model
         else:
             if isinstance(source, Path) or name.startswith((".", "/", "~")) or name.count("/") > 1:
                 _check_directory(directory)
-            model = _load(str(directory) if directory.is_dir() else name, revision, dtype, kwargs).to(place)
+            model = load_causal_lm(str(directory) if directory.is_dir() else name, revision, resolve_dtype(dtype), kwargs).to(place)
             tokenizer = name if tokenizer is None else tokenizer
-        hasher = (lambda: content_hash(directory)) if directory.is_dir() else (lambda: _hash_tensors(model))
+        is_files = (directory / "config.json").is_file()
+        hasher = (lambda: content_hash(directory)) if is_files else (lambda: _hash_tensors(series_model or model))
     else:
         raise ModelError(
-            f"A model is a directory, a hub id, or a transformers model in memory, but this is {type(source).__name__}."
+            f"A model is a directory, a hub id, a checkpoint file, or a transformers model in memory, but this is "
+            f"{type(source).__name__}."
         )
+    if tokenizer is None and series_model is not None:
+        tokenizer = series_model.tokenizer
     if isinstance(tokenizer, (str, Path)):
-        tokenizer = _load_tokenizer(
+        tokenizer = load_tokenizer(
             str(Path(tokenizer).expanduser()) if Path(tokenizer).expanduser().is_dir() else str(tokenizer), revision
         )
     return LoadedModel(
         model=model.eval(),
         tokenizer=tokenizer,
-        softprompt=softprompt,
+        series_model=series_model,
         name=name,
         revision=getattr(model.config, "_commit_hash", None) or revision,
         hash=hasher,
@@ -172,74 +196,6 @@ def _check_directory(directory: Path) -> None:
         )
 
 
-def _load(name: str, revision: str | None, dtype: str, kwargs: Mapping[str, Any]) -> Any:
-    with _clear_errors(name, "model"):
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            name, revision=revision, dtype=resolve_dtype(dtype), output_loading_info=True, **kwargs
-        )
-    model, report = loaded
-    missing = sorted(str(key) for key in (*report["missing_keys"], *report["mismatched_keys"]))
-    if missing:
-        raise ModelError(
-            f"The weights of '{name}' lack {len(missing)} tensors that its config asks for, such as {missing[0]}: they would be "
-            "random numbers. Save the model again, or use the config it was saved with."
-        )
-    return model
-
-
-def _load_tokenizer(name: str, revision: str | None) -> Any:
-    with _clear_errors(name, "tokenizer"):
-        return AutoTokenizer.from_pretrained(name, revision=revision)
-
-
-def _dtype_of(directory: Path, dtype: str) -> torch.dtype:
-    resolved = resolve_dtype(dtype)
-    if isinstance(resolved, torch.dtype):
-        return resolved
-    with _clear_errors(str(directory), "config"):
-        stored = AutoConfig.from_pretrained(directory, local_files_only=True).dtype
-    return stored if isinstance(stored, torch.dtype) else torch.float32
-
-
-@contextmanager
-def _clear_errors(name: str, what: str) -> Iterator[None]:
-    """Turn what the hub, safetensors and transformers raise into one paragraph."""
-    try:
-        yield
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        raise ModelError(_explain(error, name, what)) from error
-
-
-def _explain(error: Exception, name: str, what: str) -> str:
-    causes = tuple(_causes(error))
-    reason = " ".join(str(error).split())
-    if any(isinstance(cause, GatedRepoError) for cause in causes):
-        return (
-            f"'{name}' is gated. Log in on huggingface.co, accept the conditions on https://huggingface.co/{name}, make a token "
-            "with read access under Settings, and run: hf auth login (or set HF_TOKEN)."
-        )
-    if any(isinstance(cause, SafetensorError) for cause in causes):
-        return f"The weights of '{name}' are corrupt or cut short ({reason}). Delete them and get them again."
-    if any(isinstance(cause, (LocalEntryNotFoundError, OfflineModeIsEnabled)) for cause in causes):
-        return (
-            f"The {what} '{name}' is neither a directory here nor in the local cache, and the hub cannot be reached. Check the "
-            "spelling, give the path of a model directory, or, where there is a network, run first: hf download ID."
-        )
-    if any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
-        return (
-            f"There is no {what} '{name}' on the hub, or it is private. Check the spelling; for a private one, run: hf auth login."
-        )
-    if what == "tokenizer":
-        return f"'{name}' has no tokenizer that can be read ({reason}). Save one beside the model, or give tokenizer=…."
-    return f"The {what} '{name}' cannot be loaded: {reason}"
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
 def _context_length(model: Any, name: str) -> int | None:
     """How far prompt and continuation may reach; raise for caches that cannot be cut into slots."""
     config = model.config.get_text_config(decoder=True)
@@ -251,8 +207,8 @@ def _context_length(model: Any, name: str) -> int | None:
             "This engine runs models whose every layer is ordinary attention, such as Llama, Qwen or GPT-2."
         )
     bounds = [getattr(config, "max_position_embeddings", None)]
-    # Within its window, a sliding layer is an ordinary one.
-    bounds += [layer.sliding_window for layer in layers if isinstance(layer, DynamicSlidingWindowLayer)]
+    if sliding_window(model) is None:  # a window of another kind: within it, the layer is an ordinary one
+        bounds += [layer.sliding_window for layer in layers if isinstance(layer, DynamicSlidingWindowLayer)]
     return min((bound for bound in bounds if bound is not None), default=None)
 
 

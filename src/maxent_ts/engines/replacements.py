@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -36,20 +36,22 @@ class Replacements:
     Args:
         model: A causal language model.
         quantization: "rq8", or None for products in the model's own number type.
+        beside: What runs with the model and is no part of it, such as cross-attention before its layers.
 
     Raises:
         SettingError: if the quantisation is unknown, or this machine or model cannot do it.
     """
 
-    def __init__(self, model: torch.nn.Module, quantization: str | None = None) -> None:
+    def __init__(self, model: torch.nn.Module, quantization: str | None = None, beside: torch.nn.Module | None = None) -> None:
         if quantization is not None:
             check_quantization(model, quantization)
         self.kernels = kernels() if _is_float32_on_cpu(model) else None
-        self._pack = _packer(model, quantization, self.kernels)
+        modules = [*model.modules(), *(() if beside is None else beside.modules())]
+        self._pack = _packer(modules, quantization, self.kernels)
         self._entries: list[tuple[dict[str, Any], str, Any]] = []
         self._done: set[torch.nn.Module] = set()
         with torch.inference_mode():
-            for module in model.modules():
+            for module in modules:
                 self._replace(module)
         self._originals = [namespace.get(name) for namespace, name, _ in self._entries]
 
@@ -168,9 +170,9 @@ class _JoinedLayers:
         return forward
 
 
-def _packer(model: Any, quantization: str | None, compiled: Kernels | None) -> Callable[..., Forward] | None:
+def _packer(modules: Sequence[Any], quantization: str | None, compiled: Kernels | None) -> Callable[..., Forward] | None:
     """What lays out weights, or None where a second copy of them has no room."""
-    layers = [module for module in model.modules() if can_pack(module)]
+    layers = [module for module in modules if can_pack(module)]
     num_bytes = sum(layer.weight.numel() * (layer.weight.element_size() if quantization is None else 1) for layer in layers)
     if num_bytes <= free_bytes():
         return pack if quantization is None else lambda weight, bias: pack_rq8(weight, bias, compiled)

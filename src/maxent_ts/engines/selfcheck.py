@@ -6,7 +6,8 @@ decodes a few tokens in slots, next to the same tokens in a plain forward.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,13 @@ import torch
 from maxent_ts.engines.attention import can_share_prompts, group_rows, round_up
 from maxent_ts.engines.cache import PromptEntry
 from maxent_ts.engines.slots import FEWEST_KEYS, SlotCache, decode, prefill
+from maxent_ts.engines.windows import sliding_window
 from maxent_ts.errors import ModelError
+from maxent_ts.models.media import Media, attending_prompt
 
-__all__ = ["check_decoding", "is_row_independent"]
+__all__ = ["check_decoding", "is_row_independent", "no_media"]
+
+MakeMedia = Callable[[int], Media | None]
 
 LENGTHS = (5, 9)
 """Tokens of the two prompts, which share a batch."""
@@ -27,13 +32,18 @@ COARSE_TOLERANCE = 0.5
 """nats, for types of 16 bits. A mask or position gone wrong shows more in any trained model."""
 
 
+def no_media(_length: int) -> None:
+    """For models without cross-attention."""
+
+
 @torch.inference_mode()
-def check_decoding(model: Any, name: str) -> bool:
+def check_decoding(model: Any, name: str, make_media: MakeMedia = no_media) -> bool:
     """Compare decoding in slots with a plain forward.
 
     Args:
         model: A causal language model.
         name: For the message.
+        make_media: Makes what the cross-attention of a prompt of so many tokens sees.
 
     Returns:
         Whether its rows may share their prompts' keys and values.
@@ -42,14 +52,14 @@ def check_decoding(model: Any, name: str) -> bool:
         ModelError: if the two disagree, or if the model cannot decode in slots at all.
     """
     tolerance = TOLERANCE.get(model.dtype, COARSE_TOLERANCE)
-    if can_share_prompts(model):
+    if can_share_prompts(model) and sliding_window(model) is None:  # which is known in slots that hold their prompts alone
         try:
-            if _difference(model, shares_prompts=True) <= tolerance:
+            if _difference(model, make_media, shares_prompts=True) <= tolerance:
                 return True
         except FAILURES:
             pass  # attention of a kind that `engines.attention` does not know: try the model's own
     try:
-        difference = _difference(model, shares_prompts=False)
+        difference = _difference(model, make_media, shares_prompts=False)
     except FAILURES as error:
         raise ModelError(
             f"'{name}' ({type(model).__name__}) cannot decode rows of different lengths side by side: {error}. If its attention is "
@@ -64,9 +74,11 @@ def check_decoding(model: Any, name: str) -> bool:
 
 
 @torch.inference_mode()
-def is_row_independent(model: Any, max_rows: int, row_multiple: int, *, shares_prompts: bool) -> bool:
+def is_row_independent(
+    model: Any, max_rows: int, row_multiple: int, make_media: MakeMedia = no_media, *, shares_prompts: bool
+) -> bool:
     """Tell whether a row's logits are the same to the bit whatever the number, lengths and contents of the other rows."""
-    entries = [prefill(model, prompt[:-1]) for prompt in _prompts(model)]
+    entries = [prefill(model, prompt[:-1], make_media(len(prompt) - 1)) for prompt in _prompts(model)]
     num_slots = round_up(max_rows, row_multiple)
     limit = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None) or 10**9
     seen = []
@@ -89,8 +101,9 @@ def _decode(model: Any, entries: Sequence[PromptEntry], tokens: np.ndarray, own:
     if not shares_prompts:
         for row, entry in enumerate(entries):
             cache.write(row, 0, tuple(tensor[:, : entry.num_tokens] for tensor in entry.key_values))
-    groups = group_rows(entries) if shares_prompts else ()
-    return decode(model, cache, tokens, offsets + own, num_prompt_tokens + own, groups, len(entries))
+    positions = num_prompt_tokens + own
+    groups = group_rows(entries)
+    return decode(model, cache, tokens, offsets + own, positions, groups, len(entries), shares_prompts=shares_prompts)
 
 
 def _prompts(model: Any) -> list[torch.Tensor]:
@@ -102,16 +115,19 @@ def _prompts(model: Any) -> list[torch.Tensor]:
     ]
 
 
-def _difference(model: Any, *, shares_prompts: bool) -> float:
+def _difference(model: Any, make_media: MakeMedia, *, shares_prompts: bool) -> float:
     """Largest difference in log-probability between decoding in slots and a plain forward, nats."""
     prompts = _prompts(model)
     prompts = [prompts[index] for index in (0, 1, 0, 1)]
-    entries = [prefill(model, prompt[:-1]) for prompt in prompts[:2]] * 2
+    media = [make_media(len(prompt) - 1) for prompt in prompts]
+    entries = [prefill(model, prompt[:-1], one) for prompt, one in zip(prompts[:2], media, strict=False)] * 2
     tokens = np.array([int(prompt[-1]) for prompt in prompts], dtype=np.int64)
     decoded = _decode(model, entries, tokens, np.zeros(len(prompts), dtype=np.int64), shares_prompts)
     differences = []
-    for row, (prompt, entry) in enumerate(zip(prompts, entries, strict=True)):
-        plain = model(input_ids=prompt[None], use_cache=False).logits[0].float().log_softmax(-1)
+    for row, (prompt, entry, one) in enumerate(zip(prompts, entries, media, strict=True)):
+        whole = None if one is None else replace(one, times=torch.cat([one.times, one.times[-1:]]))
+        with attending_prompt(whole, None if one is None else one.key_values()):
+            plain = model(input_ids=prompt[None], use_cache=False).logits[0].float().log_softmax(-1)
         for ours, theirs in ((entry.logits, plain[-2]), (decoded[row], plain[-1])):
             differences.append(float((ours.float().log_softmax(-1) - theirs).abs().nan_to_num(0.0).max()))
     return max(differences)

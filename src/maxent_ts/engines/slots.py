@@ -18,6 +18,8 @@ from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 from maxent_ts.engines.attention import PromptGroup, decoding_attention, round_up
 from maxent_ts.engines.cache import KeyValues, PromptEntry
 from maxent_ts.engines.kernels import kernels
+from maxent_ts.engines.windows import sliding_window
+from maxent_ts.models.media import Media, MediaRows, attending, attending_prompt
 
 __all__ = ["FEWEST_KEYS", "SlotCache", "all_log_probabilities", "decode", "prefill"]
 
@@ -142,18 +144,21 @@ class SlotCache(Cache):
         return mask[:, None, None, :]
 
 
-def prefill(model: Any, inputs: torch.Tensor) -> PromptEntry:
+def prefill(model: Any, inputs: torch.Tensor, media: Media | None = None) -> PromptEntry:
     """Put one prompt through a model, by itself and without padding.
 
     Args:
         model: A causal language model.
         inputs: Token ids [length], or input embeddings [length, hidden size].
+        media: What its cross-attention sees besides; projected here, once for all that continues the prompt.
     """
     name = "input_ids" if inputs.ndim == 1 else "inputs_embeds"
     cache = DynamicCache()
     arguments = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
     positions = torch.arange(len(inputs), device=inputs.device)[None]
-    output = model(**{name: inputs[None]}, position_ids=positions, past_key_values=cache, use_cache=True, **arguments)
+    seen = None if media is None else media.key_values()
+    with attending_prompt(media, seen):
+        output = model(**{name: inputs[None]}, position_ids=positions, past_key_values=cache, use_cache=True, **arguments)
     layers: list[Any] = cache.layers
     # Zeros behind the prompt, as many as its keys need to be of a good number. They are masked.
     padding = max(round_up(len(inputs), PROMPT_MULTIPLE), FEWEST_KEYS) - len(inputs)
@@ -162,19 +167,23 @@ def prefill(model: Any, inputs: torch.Tensor) -> PromptEntry:
         # Stored with the positions side by side, as the products with queries read them.
         key_values.append(torch.nn.functional.pad(layer.keys[0].transpose(1, 2), (0, padding)).transpose(1, 2))
         key_values.append(torch.nn.functional.pad(layer.values[0], (0, 0, 0, padding)))
-    return PromptEntry(tuple(key_values), output.logits[0, -1].clone(), len(inputs))
+    behind = None if seen is None else seen.behind_prompt()
+    return PromptEntry(tuple(key_values), output.logits[0, -1].clone(), len(inputs), behind)
 
 
-def all_log_probabilities(model: Any, inputs: torch.Tensor) -> torch.Tensor:
+def all_log_probabilities(model: Any, inputs: torch.Tensor, media: Media | None = None) -> torch.Tensor:
     """Return the model's own log-probabilities after each position of a prompt: float64 [length, vocabulary].
 
     Args:
         model: A causal language model.
         inputs: As for `prefill`.
+        media: As for `prefill`.
     """
     name = "input_ids" if inputs.ndim == 1 else "inputs_embeds"
     positions = torch.arange(len(inputs), device=inputs.device)[None]
-    return model(**{name: inputs[None]}, position_ids=positions, use_cache=False).logits[0].double().log_softmax(dim=-1)
+    with attending_prompt(media, None if media is None else media.key_values()):
+        logits = model(**{name: inputs[None]}, position_ids=positions, use_cache=False).logits
+    return logits[0].double().log_softmax(dim=-1)
 
 
 def decode(
@@ -185,6 +194,8 @@ def decode(
     positions: np.ndarray,
     groups: Sequence[PromptGroup],
     num_live: int,
+    *,
+    shares_prompts: bool,
 ) -> torch.Tensor:
     """Feed one token to each of the first rows.
 
@@ -194,18 +205,26 @@ def decode(
         tokens: The tokens, int64 [rows].
         lengths: Keys that each row's slot has so far, int64 [rows].
         positions: The tokens' positions, int64 [rows]: the lengths, and those of the prompts where slots do not hold them.
-        groups: Which rows share which prompts; empty where slots hold them.
+        groups: Which rows continue which prompts.
         num_live: Rows from this one on only fill the batch up.
+        shares_prompts: Whether rows share their prompts' keys and values, or slots hold them.
 
     Returns:
         Logits of the tokens behind: [rows, vocabulary].
     """
     device = cache.buffers[0].device
+    media = [
+        MediaRows(group.entry.media, group.rows.to(device), group.num_rows, group.entry.media.time)
+        for group in groups
+        if group.entry.media is not None
+    ]
     own = torch.from_numpy(lengths).to(device)
-    with decoding_attention(model, groups, own + 1):
+    mask = cache.prepare(own, num_live, int(lengths.max()))
+    window = sliding_window(model)
+    with decoding_attention(model, groups if shares_prompts else (), own + 1), attending(media):
         output = model(
             input_ids=torch.from_numpy(tokens).to(device)[:, None],
-            attention_mask=cache.prepare(own, num_live, int(lengths.max())),
+            attention_mask=mask if window is None else window.masks(mask, own),
             position_ids=torch.from_numpy(positions).to(device)[:, None],
             past_key_values=cache,
             use_cache=True,
