@@ -75,6 +75,7 @@ REWARDS: Mapping[str, str] = {
 }
 
 TASKS: Mapping[str, str] = {
+    "forecast": "maxent_ts.tasks.forecast:Forecast",
     "tsqa": "maxent_ts.tasks.tsqa:Tsqa",
     "m4_caption": "maxent_ts.tasks.opentslm:M4Caption",
     "har_cot": "maxent_ts.tasks.opentslm:HarCot",
