@@ -2,9 +2,9 @@
 
     python benchmarks/caption_quality.py [--limit 50] [--preset balanced] [--output-dir runs/captions]
 
-Every method captions every series, and again after each of four changes of it (`maxent_ts.caption_metrics.changed_series`), with the
-same random streams. The first table holds the task's own measures of the captions of the series as they are, the second what the
-changes do:
+Every method captions every series, and again after each of four changes of it (`maxent_ts.caption_metrics.changed_series`), with
+the same random streams. The first table holds the task's own measures of the captions of the series as they are, the second what
+the changes do:
 
     same text       the caption of the changed series is word for word that of the series
     same claims     it makes the same checkable statements
@@ -119,10 +119,9 @@ def main() -> None:
             both = [(a, b) for a, b in pairs if a is not None and b is not None]
             found = paired_difference([a for a, _ in both], [b for _, b in both])
             if found is not None and found.ci95 is not None:
-                print(
-                    f"{name}: maxent − {baseline} = {found.mean:+.3f} [{found.ci95[0]:+.3f}, {found.ci95[1]:+.3f}], p = {found.p_value:.3g}, "
-                    f"{found.num_pairs} series"
-                )
+                low, high = found.ci95
+                text = f"{found.mean:+.3f} [{low:+.3f}, {high:+.3f}], p = {found.p_value:.3g}, {found.num_pairs} series"
+                print(f"{name}: maxent − {baseline} = {text}")
     table: dict[tuple[str, str], list[dict[str, float]]] = {}
     for change in CHANGES:
         others = [changed(item, change) for item in items]

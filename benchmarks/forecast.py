@@ -1,18 +1,19 @@
-"""Forecasts written in digits: greedy, samples, their median, best-of-N and MaxEnt-TS by the reward `spectral`, at equal generated
-tokens, against seasonal naive, ETS and Theta.
+"""Forecasts written in digits, at equal generated tokens, against seasonal naive, ETS and Theta.
 
     python benchmarks/forecast.py [--num-rollouts 16] [--limit 100] [--data-dir DIR] [--output-dir runs/forecast]
 
-Every frequency is an evaluation of its own, `max_new_tokens` being four characters for each value of its horizon, and a search may
-generate `--num-rollouts` times as many; greedy and one sample need one completion. The records stay in `--output-dir`.
+Every frequency is an evaluation of its own, `max_new_tokens` being four characters for each value of its horizon, and a search
+may generate `--num-rollouts` times as many; greedy and one sample need one completion. The records stay in `--output-dir`.
 
-Rows: `greedy` and `sample` return one completion. `median of draws` is the pointwise median of the completions of best-of-N, and its
-CRPS that of all of them with equal weights: what the same tokens give without a reward. `best_of_n` and `maxent` return the completion
-of the highest reward. `median by weight` is the weighted median of the completions of `maxent` or `best_of_n_softmax` under their
-weights, exp(λ r) for draws and the tree's estimate of π. ETS and Theta see the whole past of a series, the model only the end of it.
+Rows: `greedy` and `sample` return one completion. `median of draws` is the pointwise median of the completions of best-of-N,
+and its CRPS that of all of them with equal weights: what the same tokens give without a reward. `best_of_n` and `maxent` return
+the completion of the highest reward `spectral`. `median by weight` is the weighted median of the completions of `maxent` or
+`best_of_n_softmax` under their weights: exp(λ r) for draws, the tree's estimate of π. ETS and Theta see the whole past of a
+series, the model only the end of it.
 
-MASE and CRPS are over the error that M4 scales by; smaller is better. PSD distance is from what came (nats), variance ratio over what
-came (geometric mean over series; 1 is right). The reward is read for every row, whoever maximised it.
+MASE and CRPS are over the error that M4 scales by; smaller is better. PSD distance is from what came (nats), variance ratio over
+what came (geometric mean over series; 1 is right). The reward is read for every row, whoever maximised it. `none` counts the
+series for which a row has no forecast, since a completion ended before its horizon; they are left out of the row's means.
 """
 
 from __future__ import annotations
@@ -79,7 +80,9 @@ def weighted_median(members: np.ndarray, weights: np.ndarray) -> np.ndarray:
 def of_completions(task: Forecast, example: Example, record: Record, *, weighted: bool) -> Ensemble | None:
     """Return the median of a record's complete forecasts, and them; None if there is none."""
     found = [(task.forecast(example, text), weight) for text, weight in zip(record.texts, record.weights, strict=True)]
-    kept = [(values, weight if weighted else 1.0) for values, weight in found if values is not None and (weight > 0 or not weighted)]
+    kept = [
+        (values, weight if weighted else 1.0) for values, weight in found if values is not None and (weight > 0 or not weighted)
+    ]
     if not kept:
         return None
     members, weights = np.array([values for values, _ in kept]), np.array([weight for _, weight in kept])
@@ -168,10 +171,10 @@ def show(title: str, found: Sequence[dict[str, Any]]) -> None:
     for row in rows:
         own = [table[row, item] for item in items if table[row, item] is not None]
         tokens = np.mean([one["tokens"] for one in found if one["row"] == row])
-        means = {name: float(np.nanmean([one[name] for one in own])) for name in MEASURES}
+        means = {name: _mean([one[name] for one in own]) for name in MEASURES}
         print(
-            f"{row:36} {tokens:6.0f} {len(items) - len(own):5d} {means['mase']:6.3f} {means['crps']:6.3f} {means['psd_distance']:10.3f} "
-            f"{math.exp(means['log_variance_ratio']):15.3f} {means['reward']:7.3f}"
+            f"{row:36} {tokens:6.0f} {len(items) - len(own):5d} {means['mase']:6.3f} {means['crps']:6.3f} "
+            f"{means['psd_distance']:10.3f} {math.exp(means['log_variance_ratio']):15.3f} {means['reward']:7.3f}"
         )
     for measure in ("mase", "crps", "psd_distance"):
         for ours, theirs in PAIRS:
@@ -181,6 +184,12 @@ def show(title: str, found: Sequence[dict[str, Any]]) -> None:
                 continue
             low, high = difference.ci95
             print(f"{measure}: {ours} − {theirs} = {difference.mean:+.3f} [{low:+.3f}, {high:+.3f}], p = {difference.p_value:.3g}")
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Mean of what is there; NaN of nothing."""
+    kept = [value for value in values if not math.isnan(value)]
+    return math.fsum(kept) / len(kept) if kept else math.nan
 
 
 def main() -> None:

@@ -30,15 +30,17 @@ Forecast = tuple[np.ndarray, np.ndarray]
 
 
 def naive(past: np.ndarray, horizon: int, period: int) -> Forecast:
-    """The last season again; the spread of its errors grows with the root of the season's number (Hyndman and Athanasopoulos,
-    Forecasting: Principles and Practice, section 5.5)."""
+    """Repeat the last season; the spread of its errors grows with the root of the season's number.
+
+    Hyndman and Athanasopoulos, Forecasting: Principles and Practice, section 5.5.
+    """
     point = seasonal_naive(past, horizon, period)
     deviation = float(np.std(past[period:] - past[:-period])) * np.sqrt(np.arange(horizon) // period + 1)
     return point, point + QUANTILES[:, None] * deviation
 
 
 def ets(past: np.ndarray, horizon: int, period: int) -> Forecast:
-    """Exponential smoothing with additive errors, the form chosen by AICc: trend none, additive or damped, season none or additive."""
+    """Smooth exponentially with additive errors, the form chosen by AICc: no, additive or damped trend, no or additive season."""
     level = float(np.abs(past).max()) or 1.0
     scaled = past / level
     seasons = ("add",) if period >= 12 and len(past) >= 3 * period else (None, "add") if 1 < period <= len(past) // 3 else (None,)
@@ -63,7 +65,7 @@ def ets(past: np.ndarray, horizon: int, period: int) -> Forecast:
 
 
 def theta(past: np.ndarray, horizon: int, period: int) -> Forecast:
-    """The Theta method (Assimakopoulos and Nikolopoulos 2000), as statsmodels runs it: with a test whether there is a season."""
+    """Run the Theta method (Assimakopoulos and Nikolopoulos 2000) as statsmodels does, with a test whether there is a season."""
     level = float(np.abs(past).max()) or 1.0
     fitted = ThetaModel(past / level, period=max(period, 2), deseasonalize=period > 1, use_test=True).fit()
     point = np.asarray(fitted.forecast(horizon)) * level

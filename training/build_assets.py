@@ -4,8 +4,8 @@
 
 HAR: 17 windows of each of UCI HAR's six activities from UCI's nine test subjects, in proportion to what each subject has.
 M4: 50 hourly and 50 weekly series that `data.is_held_out` keeps from training, one window of 64 to 512 points each; series that
-are almost copies of one left for training are passed over. Forecast: 20 held-out series of each of five frequencies of M4 and M3, whole, in
-M4's own layout. Same seed, same bytes.
+are almost copies of one left for training are passed over. Forecast: 20 held-out series of each of five frequencies of M4 and M3,
+whole, in M4's own layout. Same seed, same bytes.
 """
 
 from __future__ import annotations
@@ -87,7 +87,9 @@ def forecast_rows(shared_dir: Path, frequency: str) -> tuple[list[list[str]], li
     names = {name for name in frame["id"] if is_held_out(name)}
     if frequency in ("Hourly", "Weekly"):
         names &= {name for name, _ in distinct_series(shared_dir, frequency)}
-    kept = frame[[name in names and len(past) <= MAX_FORECAST_POINTS for name, past in zip(frame["id"], frame["train"], strict=True)]]
+    kept = frame[
+        [name in names and len(past) <= MAX_FORECAST_POINTS for name, past in zip(frame["id"], frame["train"], strict=True)]
+    ]
     rng = np.random.default_rng([SEED, len(frequency), FORECASTS_PER_FREQUENCY])
     chosen = kept.iloc[np.sort(rng.choice(len(kept), FORECASTS_PER_FREQUENCY, replace=False))]
     parts = []

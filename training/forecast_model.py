@@ -2,8 +2,9 @@
 
     nice python training/forecast_model.py --shared ../shared/data --output src/maxent_ts/assets/forecast_model
 
-A Llama of about 0.7 million parameters reads "H251,253,…", newline, and writes the horizon, every character a token. The loss is on all
-numbers, context included. Training series only (see `forecast_data.py`). Same seed, same weights, on one thread of one machine.
+A Llama of about 0.7 million parameters reads "H251,253,…", newline, and writes the horizon, every character a token. The loss is
+on all numbers, context included. Training series only (see `forecast_data.py`). Same seed, same weights, on one thread of one
+machine.
 """
 
 from __future__ import annotations
@@ -51,7 +52,11 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 def build_model(tokenizer: PreTrainedTokenizerFast, args: argparse.Namespace) -> LlamaForCausalLM:
     """Initialise the model."""
-    special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    special = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=args.hidden_size,

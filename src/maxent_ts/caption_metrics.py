@@ -1,9 +1,9 @@
 """How good a caption of a time series is: judged against the series itself, and, as a legacy, against another caption.
 
-Gold captions of series are often wrong (those of OpenTSLM's M4 data were written from plots by a vision model), so likeness to one is
-no quality; what counts is whether the statements are true of the series, and whether they would be of another one. Statements are
-found and judged as by the reward `claims` (see `maxent_ts.rewards.claims`), which a search may have maximised: the shares below leave
-out its weighting and its saturation, but not its idea of truth.
+Gold captions of series are often wrong (those of OpenTSLM's M4 data were written from plots by a vision model), so likeness to
+one is no quality; what counts is whether the statements are true of the series, and whether they would be of another one.
+Statements are found and judged as by the reward `claims` (see `maxent_ts.rewards.claims`), which a search may have maximised: the
+shares below leave out its weighting and its saturation, but not its idea of truth.
 """
 
 from __future__ import annotations

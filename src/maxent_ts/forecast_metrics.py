@@ -82,8 +82,10 @@ def crps(samples: Sequence[Values] | np.ndarray, actual: Values, weights: Sequen
     """
     members, truth = np.asarray(samples, dtype=np.float64), np.asarray(actual, dtype=np.float64)
     if members.ndim != 2 or truth.shape != members.shape[1:] or not len(members):
-        raise SettingError(f"Expected members of shape [members, horizon] and a truth of shape [horizon], but got {members.shape} "
-                           f"and {truth.shape}.")
+        raise SettingError(
+            f"Expected members of shape [members, horizon] and a truth of shape [horizon], but got {members.shape} "
+            f"and {truth.shape}."
+        )
     shares = np.ones(len(members)) if weights is None else np.asarray(weights, dtype=np.float64)
     if shares.shape != (len(members),) or not (shares >= 0).all() or not shares.sum() > 0:
         raise SettingError("Expected one weight for each member, none below 0 and not all 0.")

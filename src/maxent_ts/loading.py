@@ -160,8 +160,8 @@ def _embedded_folder(tasks: Sequence[str]) -> str:
     folders = {name: getattr(load_task(name), "embedded_model", EMBEDDED_FOLDER) for name in named}
     if len(set(folders.values())) > 1:
         raise SettingError(
-            f"The tasks {', '.join(folders)} are for different embedded models ({', '.join(sorted(set(folders.values())))}), and a run "
-            "has one. Run them one by one, or name a --model for all of them."
+            f"The tasks {', '.join(folders)} are for different embedded models ({', '.join(sorted(set(folders.values())))}), and a "
+            "run has one. Run them one by one, or name a --model for all of them."
         )
     return next(iter(folders.values()), EMBEDDED_FOLDER)
 

@@ -55,9 +55,7 @@ def test_crps_is_the_weighted_double_sum(members, truth):
     values, weights = np.array([value for value, _ in members]), np.array([weight for _, weight in members])
     shares = weights / weights.sum()
     pairs = sum(
-        shares[i] * shares[j] * abs(values[i] - values[j])
-        for i, j in itertools.product(range(len(values)), repeat=2)
-        if i != j
+        shares[i] * shares[j] * abs(values[i] - values[j]) for i, j in itertools.product(range(len(values)), repeat=2) if i != j
     )
     expected = float(shares @ np.abs(values - truth)) - 0.5 * pairs / (1 - float(shares @ shares))
     assert crps(values[:, None], [truth], weights) == pytest.approx(expected, abs=1e-9)

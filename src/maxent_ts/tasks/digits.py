@@ -2,9 +2,9 @@
 
 A series is shifted and scaled by its own context, and written as whole numbers with a separator between. As in LLMTime the
 decimal point is left out, and offset and scale come from what was seen before the forecast. Otherwise than there every number has
-the same number of digits, padded with zeros: a step of time is then a fixed number of tokens for a tokenizer that takes digits one by
-one, and a small model can look a season back by position. The price is a bounded range: the context fills the middle half of it,
-and what lies further out than half of the context's range, above or below, is written as the bound.
+the same number of digits, padded with zeros: a step of time is then a fixed number of tokens for a tokenizer that takes digits
+one by one, and a small model can look a season back by position. The price is a bounded range: the context fills the middle half
+of it, and what lies further out than half of the context's range, above or below, is written as the bound.
 """
 
 from __future__ import annotations

@@ -37,10 +37,10 @@ def forecast_prompt(context: Sequence[float] | np.ndarray, frequency: str) -> st
 class Forecast:
     """Continue a series over the official horizon of its frequency, as text.
 
-    Reads M4's files (see `maxent_ts.tasks.m4_files`). The prompt shows the end of the training part; a completion is the values that
-    come next, in the same digits. What a completion states beyond the horizon is not looked at; one that states fewer values is no
-    forecast. The target holds the official test part and the error by which M4 scales; it is JSON text, and metrics alone see it.
-    The stratum is the frequency.
+    Reads M4's files (see `maxent_ts.tasks.m4_files`). The prompt shows the end of the training part; a completion is the values
+    that come next, in the same digits. What a completion states beyond the horizon is not looked at; one that states fewer values
+    is no forecast. The target holds the official test part and the error by which M4 scales; it is JSON text, and metrics alone see
+    it. The stratum is the frequency.
 
     Inputs besides `series` (the context, in its own unit): `horizon`, `period`, and `decimals`, `offset`, `scale`, by which
     numbers in a completion are read: value = offset + scale · number.
@@ -66,7 +66,9 @@ class Forecast:
         series = read_split_series(folder, tuple(FREQUENCIES))
         twice = [name for name, count in Counter((one.frequency, one.id) for one in series).items() if count > 1]
         if twice:
-            raise DataError(f"Expected every series once in {folder}, but {twice[0][1]} ({twice[0][0]}) comes twice. Ids name the items.")
+            raise DataError(
+                f"Expected every series once in {folder}, but {twice[0][1]} ({twice[0][0]}) comes twice. Ids name the items."
+            )
         chosen = stratified_subset([one.frequency for one in series], limit, seed)
         return [self._example(folder, series[index]) for index in chosen]
 
@@ -106,8 +108,8 @@ class Forecast:
         facts = FREQUENCIES[one.frequency]
         if len(one.future) != facts.horizon or len(one.past) < MIN_CONTEXT:
             raise DataError(
-                f"Expected {facts.horizon} values to forecast and at least {MIN_CONTEXT} before them for '{one.id}' in {folder}, since "
-                f"its frequency is {one.frequency}, but there are {len(one.future)} and {len(one.past)}. Drop the series."
+                f"Expected {facts.horizon} values to forecast and at least {MIN_CONTEXT} before them for '{one.id}' in {folder}, "
+                f"since its frequency is {one.frequency}, but there are {len(one.future)} and {len(one.past)}. Drop the series."
             )
         context = list(one.past[-facts.max_context :])
         digits = Digits.of(context)

@@ -1,7 +1,7 @@
 """Series with their official continuation, in the file layouts of the M4 competition.
 
-A folder holds `{Frequency}-train.csv` and `{Frequency}-test.csv` (a header line, then id and values, empty cells behind the last value),
-as published by the organisers; or Parquet files with the columns `id`, `frequency`, `train`, `test`.
+A folder holds `{Frequency}-train.csv` and `{Frequency}-test.csv` (a header line, then id and values, empty cells behind the last
+value), as published by the organisers; or Parquet files with the columns `id`, `frequency`, `train`, `test`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ def read_split_series(folder: Path, frequencies: Sequence[str]) -> list[SplitSer
         futures = dict(_wide_rows(test))
         for name, past in _wide_rows(train):
             if name not in futures:
-                raise DataError(f"Expected the continuation of '{name}' in {test}, but it has no such row. Add it, or drop the series.")
+                raise DataError(
+                    f"Expected the continuation of '{name}' in {test}, but it has no such row. Add it, or drop the series."
+                )
             found.append(SplitSeries(name, frequency, past, futures[name]))
     if found:
         return found
@@ -108,7 +110,9 @@ def _numbers(cells: Sequence[object], where: str) -> tuple[float, ...]:
         except (TypeError, ValueError):
             raise DataError(f"Expected only numbers in {where}, but value {position} is '{str(cell)[:30]}'.") from None
         if not math.isfinite(value):
-            raise DataError(f"Expected only finite numbers in {where}, but value {position} is {cell}. Fill the gap or drop the series.")
+            raise DataError(
+                f"Expected only finite numbers in {where}, but value {position} is {cell}. Fill the gap or drop the series."
+            )
         values.append(value)
     if not values:
         raise DataError(f"Expected values in {where}, but there are none.")

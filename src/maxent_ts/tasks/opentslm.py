@@ -142,7 +142,7 @@ class M4Caption:
         return None
 
     def measures(self, example: Example, text: str, texts: Sequence[str], weights: Sequence[float]) -> dict[str, float | None]:  # noqa: ARG002
-        """Judge the returned caption: `maxent_ts.caption_metrics.caption_measures`, and likeness to the gold one where there is one."""
+        """Judge the returned caption: `caption_metrics.caption_measures`, and likeness to the gold one where there is one."""
         legacy = {} if example.target is None else overlap_measures(text, example.target)
         return {**caption_measures(text, example.inputs["series"][0]), **legacy}
 
