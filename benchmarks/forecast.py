@@ -7,8 +7,8 @@ may generate `--num-rollouts` times as many; greedy and one sample need one comp
 
 Rows: `greedy` and `sample` return one completion. `median of draws` is the pointwise median of the completions of best-of-N,
 and its CRPS that of all of them with equal weights: what the same tokens give without a reward. `best_of_n` and `maxent` return
-the completion of the highest reward `spectral`. `median by weight` is the weighted median of the completions of `maxent` or
-`best_of_n_softmax` under their weights: exp(λ r) for draws, the tree's estimate of π. ETS and Theta see the whole past of a
+the completion of the highest reward `spectral`. `median by weight` is the weighted median of the completions of
+`best_of_n` or `maxent` under their weights: exp(λ r) for draws, the tree's estimate of π. ETS and Theta see the whole past of a
 series, the model only the end of it.
 
 MASE and CRPS are over the error that M4 scales by; smaller is better. PSD distance is from what came (nats), variance ratio over
@@ -40,7 +40,7 @@ from maxent_ts.tasks.forecast import Forecast
 from maxent_ts.tasks.frequencies import FREQUENCIES
 from maxent_ts.tasks.m4_files import read_split_series
 
-METHODS = ("greedy", "sample", "best_of_n", "best_of_n_softmax", "maxent")
+METHODS = ("greedy", "sample", "best_of_n", "maxent")
 CHARACTERS_PER_VALUE = 4
 MEASURES = ("mase", "crps", "psd_distance", "log_variance_ratio", "reward")
 PAIRS = (
@@ -48,6 +48,7 @@ PAIRS = (
     ("maxent", "sample"),
     ("maxent", "best_of_n"),
     ("maxent", "median of draws"),
+    ("best_of_n, median by weight", "median of draws"),
     ("maxent, median by weight", "median of draws"),
     ("maxent, median by weight", "seasonal naive"),
     ("maxent, median by weight", "ETS"),
@@ -93,13 +94,11 @@ def rows_of_item(task: Forecast, example: Example, past: np.ndarray, records: di
     """Return for each row of the table what it forecasts for an item; None where no completion reaches the horizon."""
     rows: dict[str, Ensemble | None] = {}
     for name, record in records.items():
-        if name == "best_of_n_softmax":
-            continue
         stated = task.forecast(example, record.text or "")
         rows[name] = None if stated is None else (stated, stated[None], [1.0])
     rows["median of draws"] = of_completions(task, example, records["best_of_n"], weighted=False)
-    rows["best_of_n_softmax, median by weight"] = of_completions(task, example, records["best_of_n_softmax"], weighted=True)
-    rows["maxent, median by weight"] = of_completions(task, example, records["maxent"], weighted=True)
+    for name in ("best_of_n", "maxent"):
+        rows[f"{name}, median by weight"] = of_completions(task, example, records[name], weighted=True)
     for name, function in BASELINES.items():
         point, members = function(past, example.inputs["horizon"], example.inputs["period"])
         rows[name] = point, members, [1.0] * len(members)

@@ -3,8 +3,8 @@
     nice python training/forecast_model.py --shared ../shared/data --output src/maxent_ts/assets/forecast_model
 
 A Llama of about 0.7 million parameters reads "H251,253,…", newline, and writes the horizon, every character a token. The loss is
-on all numbers, context included. Training series only (see `forecast_data.py`). Same seed, same weights, on one thread of one
-machine.
+on all numbers, context included. Training series only (see `forecast_data.py`). The seed fixes data and initial weights; where
+`--max-minutes` ends the schedule before `--steps`, the weights also depend on how fast the machine is.
 """
 
 from __future__ import annotations

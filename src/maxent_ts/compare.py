@@ -145,10 +145,10 @@ def compare_runs(
     if len(selections) < 2:
         raise SettingError("A comparison takes two or more runs, such as: maxent-ts compare runs/a runs/b")
     runs = {path: read_run(path) for path, _ in selections}
-    measures = {name for run in runs.values() for record in run.records for name in record.measures}
+    *known, last = [*METRICS, *sorted({name for run in runs.values() for record in run.records for name in record.measures})]
     for name in metrics:
-        if name not in METRICS and name not in measures:
-            raise SettingError(f"A comparison is by {', '.join([*METRICS, *sorted(measures)])}, not by '{name}'.")
+        if name not in (*known, last):
+            raise SettingError(f"A comparison is by {', '.join(known)} or {last}, not by '{name}'.")
     names = _names([path for path, _ in selections])
     rows: list[dict[str, Any]] = []
     warnings: list[str] = []
