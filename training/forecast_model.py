@@ -108,7 +108,10 @@ def train(args: argparse.Namespace) -> LlamaForCausalLM:
     rng = np.random.default_rng(args.seed)
     training = forecast_training(args.shared)
     tokenizer = build_tokenizer()
-    model = build_model(tokenizer, args).train()
+    model = build_model(tokenizer, args) if args.initial is None else LlamaForCausalLM.from_pretrained(args.initial)
+    model = model.float().train()
+    ends = torch.tensor(tokenizer.convert_tokens_to_ids([",", EOS]))
+    (line_break,) = tokenizer.convert_tokens_to_ids(["\n"])
     print(f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens", flush=True)
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     vectors = [p for p in model.parameters() if p.ndim < 2]
@@ -123,7 +126,11 @@ def train(args: argparse.Namespace) -> LlamaForCausalLM:
             group["lr"] = args.lr * schedule(done)
         ids = draw_batch(training, tokenizer, args.batch_tokens, rng)
         logits = model(input_ids=ids[:, :-1], use_cache=False).logits
-        loss = functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+        losses = functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none").view(len(ids), -1)
+        # Whether the horizon is over is decided where a separator or the end stands behind the line break.
+        decides = torch.isin(ids[:, 1:], ends) & ((ids[:, :-1] == line_break).cumsum(1) > 0)
+        weights = torch.where(decides, args.end_weight, 1.0)
+        loss = (losses * weights).sum() / weights.sum()
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -157,7 +164,7 @@ def save(
     rounded.load_state_dict({**model.state_dict(), **averaged})
     rounded.to(torch.bfloat16).save_pretrained(args.output)
     tokenizer.save_pretrained(args.output)
-    settings = {name: value for name, value in vars(args).items() if name not in ("shared", "output")}
+    settings = {name: value for name, value in vars(args).items() if name not in ("shared", "output", "initial")}
     text = json.dumps({**settings, **facts, "torch": torch.__version__, "numpy": np.__version__}, indent=2)
     (args.output / "training.json").write_text(text + "\n", encoding="utf-8")
 
@@ -167,6 +174,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shared", type=Path, default=Path("../shared/data"), help="folder with the parquet files")
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--initial", type=Path, help="go on from this model directory instead of starting afresh")
+    parser.add_argument("--end-weight", type=float, default=1.0, help="on whether a value is the last one")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--max-minutes", type=float, default=15, help="of CPU time; a slow machine ends the schedule here")

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from maxent_ts.cli import main
 from maxent_ts.config import RunConfig
 from maxent_ts.errors import DataError, SettingError
 from maxent_ts.loading import load_engine
@@ -27,6 +28,7 @@ def test_digits_by_hand():
     assert digits.encode([100, 200, 120]) == "250,749,350"
     assert digits.encode([49, 251, -1e9, 1e9]) == "000,999,000,999"
     assert digits.decode("250,749")[0] == pytest.approx(100, abs=0.11)
+    assert len(digits.decode("250,749,74")) == 2  # cut in two
 
 
 @given(st.lists(finite, min_size=2, max_size=20))
@@ -148,7 +150,7 @@ def test_measures_by_hand(tmp_path):
     assert found["mase"] == pytest.approx(0, abs=0.01)
     assert found["psd_distance"] == pytest.approx(0, abs=0.05)
     assert found["variance_ratio"] == pytest.approx(1, abs=0.01)
-    found = task.measures(example, off, [right, off, "4,5"], [0.25, 0.25, 0.5])
+    found = task.measures(example, off, [right, off, "400,500"], [0.25, 0.25, 0.5])
     assert found["mase"] == pytest.approx(1, abs=0.01)
     # Half of the members right, half off by 1: ½ − ½ · 1 (two members, their distance 1). The short one is no forecast.
     assert found["scaled_crps"] == pytest.approx(0, abs=0.01)
@@ -179,3 +181,20 @@ def test_a_run_has_the_embedded_model_of_its_tasks():
     assert "forecast_model" in engine.identity["model"]
     with pytest.raises(SettingError, match="different embedded models"):
         load_engine(RunConfig(tasks=("forecast", "har_cot"), device="cpu"))
+
+
+def test_the_command_needs_neither_model_nor_length(tmp_path, capsys):
+    """Catches a default length that cuts forecasts short, and a default model that cannot read digits."""
+    pytest.importorskip("torch")
+    command = ["eval", "forecast", "--method", "greedy", "--limit", "5", "--output-dir", str(tmp_path / "run"), "--format", "json"]
+    with pytest.raises(SystemExit, match="0"):
+        main(command)
+    row = json.loads(capsys.readouterr().out)["tasks"]["forecast"]["greedy"]
+    assert row["n"] == 5
+    assert row["measures"]["complete"]["mean"] == 1
+    assert row["measures"]["mase"]["n"] == 5
+    with pytest.raises(SystemExit, match="0"):
+        main([*command[:-3], str(tmp_path / "short"), "--preset", "quick", "--format", "json"])
+    measures = json.loads(capsys.readouterr().out)["tasks"]["forecast"]["greedy"]["measures"]
+    # 30 tokens hold the six values of a year's horizon, and no other.
+    assert measures["complete"]["mean"] == pytest.approx(1 / 5)

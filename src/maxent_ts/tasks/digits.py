@@ -9,6 +9,7 @@ of it, and what lies further out than half of the context's range, above or belo
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -66,5 +67,9 @@ class Digits:
         return SEPARATOR.join(f"{number:0{self.num_digits}d}" for number in clipped)
 
     def decode(self, text: str) -> np.ndarray:
-        """Read the values that a text states, float64 [values]: of its longest run of numbers."""
-        return parse_numbers(text, decimals=0, offset=self.offset, scale=self.scale)
+        """Read the values that a text states, float64 [values]: of its longest run of numbers.
+
+        A number at the very end with fewer digits than it should have was cut by a length limit, and is left out.
+        """
+        whole = re.sub(rf"(?<!\d)\d{{1,{self.num_digits - 1}}}$", "", text.rstrip()) if self.num_digits > 1 else text
+        return parse_numbers(whole, decimals=0, offset=self.offset, scale=self.scale)
