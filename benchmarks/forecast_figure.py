@@ -1,6 +1,6 @@
 """Draw forecasts of one series beside what came, and the spectra of all hourly forecasts: the collapse of greedy decoding.
 
-    python benchmarks/forecast_figure.py runs/forecast/Hourly --item forecast/Hourly/H12 --output docs/images/forecast.svg
+    python benchmarks/forecast_figure.py runs/forecast/Hourly --item forecast/Hourly/H89 --output docs/images/forecast.svg
 
 Reads a run directory of `benchmarks/forecast.py`.
 """
@@ -70,6 +70,8 @@ def main() -> None:
     periods = len(actual) / np.arange(1, len(actual) // 2 + 1)
     for name, colour in {"what came": "black", **METHODS}.items():
         right.loglog(periods, power(scaled[name]), color=colour, linewidth=1.6 if colour == "black" else 1, label=name)
+    right.set_xticks([2, 6, 12, 24, 48], ["2", "6", "12", "24", "48"])
+    right.minorticks_off()
     left.set(title=item, xlabel="steps after the forecast begins")
     right.set(title=f"mean spectrum of {len(scaled['greedy'])} forecasts", xlabel="period, steps")
     left.legend(frameon=False)
