@@ -12,6 +12,7 @@ from maxent_ts.errors import MissingExtraError
 from maxent_ts.rewards.claims import judge_text
 from maxent_ts.rewards.measure import measure
 from maxent_ts.rewards.scene import Scene
+from maxent_ts.tasks.opentslm import M4Caption
 
 RISING = np.linspace(10.0, 30.0, 80).tolist()
 
@@ -105,3 +106,29 @@ def test_a_missing_package_says_which_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "sacrebleu", None)
     with pytest.raises(MissingExtraError, match=r"sacrebleu.*maxent-ts\[captions\]"):
         overlap_measures("a", "b")
+
+
+@pytest.fixture
+def with_captions(tmp_path):
+    """Ten series, so that OpenTSLM's split leaves one for the test part."""
+    series = "".join(f'"s{i}","{[float(i), 1.0, 2.0, 3.0, 4.0]}"\n' for i in range(10))
+    (tmp_path / "m4_series_Daily.csv").write_text("id,series\n" + series)
+    (tmp_path / "m4_captions_Daily.csv").write_text("id,caption\n" + "".join(f"s{i},the series rises\n" for i in range(10)))
+    return tmp_path
+
+
+def test_gold_captions_give_legacy_columns_and_their_absence_none(with_captions):
+    pytest.importorskip("sacrebleu")
+    pytest.importorskip("rouge_score")
+    (example,) = M4Caption().examples(data_dir=with_captions)
+    found = M4Caption().measures(example, "the series rises", ["the series rises"], [1.0])
+    assert found["legacy_rouge_l"] == pytest.approx(1)
+    assert "legacy_bleu" in found
+    assert not any("legacy" in name for name in M4Caption().measures(M4Caption().examples(limit=1)[0], "It rises.", [], []))
+
+
+def test_gold_captions_without_the_extra_are_refused_before_anything_runs(with_captions, monkeypatch):
+    monkeypatch.setitem(sys.modules, "rouge_score", None)
+    with pytest.raises(MissingExtraError, match="rouge-score"):
+        M4Caption().examples(data_dir=with_captions)
+    assert M4Caption().examples(limit=1)

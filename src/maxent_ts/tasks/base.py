@@ -66,13 +66,12 @@ class UpstreamScorer(Protocol):
 class Task(Protocol):
     """Examples and how to read an answer.
 
-    A task may also have
+    A task may also have a method `measures(example, text, texts, weights) -> Mapping[str, float | None]`: what its own metrics say
+    about the returned completion, and about all that were evaluated with the method's weights. It may look at the target; None
+    means that a measure does not apply to the item; the search never sees them.
 
-    * a method `measures(example, text, texts, weights) -> Mapping[str, float | None]`: what its own metrics say about the
-      returned completion, and about all that were evaluated with the method's weights. It may look at the target. None means
-      that a measure does not apply to the item. The search never sees them.
-    * `embedded_model`, the folder below `assets/` of the embedded model that it is for; `model` without it.
-    * `max_new_tokens`, the length that a completion needs, for commands that name neither a preset nor a length.
+    Two more attributes are optional: `embedded_model`, the folder below `assets/` of the embedded model that it is for ("model"
+    without it), and `max_new_tokens`, the length that a completion needs, for commands that name neither a preset nor a length.
     """
 
     @property
