@@ -34,7 +34,8 @@ def summarize(run: Run) -> dict[str, Any]:
         `tasks` holds, for each task and variant of a method, `n` (items without a failure), `n_failed`, `accuracy`, `macro_f1` and
         `valid_answer_rate` (null without labels; with `scores`, `classes`, `confusion` and `strata` as in
         `grading.answer_metrics`), `reward` (`mean`, `ci95`), `measures` (for each of the task's own metrics `mean`, `ci95` and `n`,
-        the items to which it applies), and means per item: `generated_tokens`, `forwarded_tokens`, `rollouts`, `reward_calls`, `seconds_per_item` (from its first request to its outcome, waiting for batch-mates included).
+        the items to which it applies), and means per item: `generated_tokens`, `forwarded_tokens`, `rollouts`, `reward_calls`,
+        `seconds_per_item` (from its first request to its outcome, waiting for batch-mates included).
         `over_seeds` holds, where a method was run with several seeds, the mean and the standard deviation of those means between
         seeds. `comparisons` holds paired differences of the reference method minus each other one (as in
         `compare.compare_records`, seeds averaged within an item, variants alike in λ and budget), with `p_holm` and `verdict`;
