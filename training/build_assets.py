@@ -4,7 +4,8 @@
 
 HAR: 17 windows of each of UCI HAR's six activities from UCI's nine test subjects, in proportion to what each subject has.
 M4: 50 hourly and 50 weekly series that `data.is_held_out` keeps from training, one window of 64 to 512 points each; series that
-are almost copies of one left for training are passed over. Same seed, same bytes.
+are almost copies of one left for training are passed over. Forecast: 20 held-out series of each of five frequencies of M4 and M3,
+whole, in M4's own layout. Same seed, same bytes.
 """
 
 from __future__ import annotations
@@ -18,12 +19,17 @@ from pathlib import Path
 import numpy as np
 
 from data import SEED, crop, har_frame, is_held_out, m4_frame
+from forecast_data import forecast_frame
 from maxent_ts.tasks.subset import stratified_subset
 
 ASSETS = Path(__file__).resolve().parent.parent / "src" / "maxent_ts" / "assets"
 WINDOWS_PER_LABEL = 17
 SERIES_PER_FREQUENCY = 50
 MAX_CORRELATION = 0.99
+FORECAST_FREQUENCIES = ("Hourly", "Weekly", "Monthly", "Quarterly", "Yearly")
+FORECASTS_PER_FREQUENCY = 20
+MAX_FORECAST_POINTS = 1200
+"""Longer series are passed over: the excerpt is to stay small."""
 
 
 def har_rows(shared_dir: Path) -> tuple[list[list[str]], list[dict[str, object]]]:
@@ -74,6 +80,25 @@ def m4_rows(shared_dir: Path, frequency: str) -> list[list[str]]:
     return rows
 
 
+def forecast_rows(shared_dir: Path, frequency: str) -> tuple[list[list[str]], list[list[str]]]:
+    """Return the rows of `{frequency}-train.csv` and `{frequency}-test.csv`: ids, and values with six significant digits."""
+    frame = forecast_frame(shared_dir)
+    frame = frame[frame["frequency"] == frequency]
+    names = {name for name in frame["id"] if is_held_out(name)}
+    if frequency in ("Hourly", "Weekly"):
+        names &= {name for name, _ in distinct_series(shared_dir, frequency)}
+    kept = frame[
+        [name in names and len(past) <= MAX_FORECAST_POINTS for name, past in zip(frame["id"], frame["train"], strict=True)]
+    ]
+    rng = np.random.default_rng([SEED, len(frequency), FORECASTS_PER_FREQUENCY])
+    chosen = kept.iloc[np.sort(rng.choice(len(kept), FORECASTS_PER_FREQUENCY, replace=False))]
+    parts = []
+    for column in ("train", "test"):
+        values = [[f"{value:.6g}" for value in row] for row in chosen[column]]
+        parts.append([[name, *row] for name, row in zip(chosen["id"], values, strict=True)])
+    return parts[0], parts[1]
+
+
 def write_csv(path: Path, header: list[str], rows: list[list[str]]) -> None:
     """Write a table with Unix line ends, so that the bytes do not depend on the system."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +116,7 @@ def write_sample(folder: Path, description: dict[str, object]) -> None:
 
 
 def build(shared_dir: Path, assets: Path) -> None:
-    """Write both excerpts below `assets`."""
+    """Write the excerpts below `assets`."""
     rows, origins = har_rows(shared_dir)
     write_csv(assets / "har" / "har_cot_test_cot.csv", ["x_axis", "y_axis", "z_axis", "label", "rationale"], rows)
     write_sample(
@@ -104,6 +129,14 @@ def build(shared_dir: Path, assets: Path) -> None:
     )
     for frequency in ("Hourly", "Weekly"):
         write_csv(assets / "m4" / f"m4_series_{frequency}.csv", ["id", "series"], m4_rows(shared_dir, frequency))
+    for frequency in FORECAST_FREQUENCIES:
+        for part, rows in zip(("train", "test"), forecast_rows(shared_dir, frequency), strict=True):
+            header = [f"V{column}" for column in range(1, max(map(len, rows)) + 1)]
+            write_csv(assets / "forecast" / f"{frequency}-{part}.csv", header, rows)
+    write_sample(
+        assets / "forecast",
+        {"source": "M4 competition (Hourly, Weekly) and M3 competition (others), training and test parts", "note": "whole series"},
+    )
     write_sample(assets / "m4", {"source": "M4 competition, training part, one window of each series", "note": "no captions exist"})
 
 
@@ -111,11 +144,11 @@ def main() -> None:
     """Parse the command line and build."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shared", type=Path, default=Path("../shared/data"), help="folder with the parquet files")
-    parser.add_argument("--out", type=Path, default=ASSETS, help="folder to write har/ and m4/ into")
+    parser.add_argument("--out", type=Path, default=ASSETS, help="folder to write har/, m4/ and forecast/ into")
     arguments = parser.parse_args()
     build(arguments.shared, arguments.out)
     for path in sorted(arguments.out.glob("*/*")):
-        if path.parent.name in ("har", "m4"):
+        if path.parent.name in ("har", "m4", "forecast"):
             print(f"{path.stat().st_size:8d} {path.relative_to(arguments.out)}")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from maxent_ts.errors import SettingError
 from maxent_ts.paired import SIGNIFICANCE, holm, paired_difference
 from maxent_ts.records import Record, Run, read_run
-from maxent_ts.variants import METRICS, Variant, group_records, mean_per_item, variant_of
+from maxent_ts.variants import METRICS, Variant, group_records, mean_per_item, metric_function, variant_of
 
 __all__ = ["Comparison", "compare_records", "compare_runs", "verdict", "with_verdicts"]
 
@@ -61,7 +61,7 @@ def compare_records(
     Args:
         ours: Records of one variant on one task.
         theirs: Records of the other.
-        metric: A name in `METRICS`.
+        metric: A name in `METRICS`, or of a measure of the task.
         clusters: What each item belongs to; items are their own clusters if left out.
 
     Returns:
@@ -69,7 +69,7 @@ def compare_records(
         `num_clusters` and `detectable` as in `PairedDifference`, and `wins`, `ties` and `losses` of ours by item; None if no
         item has a value in both.
     """
-    first, second = (mean_per_item(records, METRICS[metric]) for records in (ours, theirs))
+    first, second = (mean_per_item(records, metric_function(metric)) for records in (ours, theirs))
     shared = [item for item in first if item in second]
     pairs = [(first[item], second[item]) for item in shared]
     found = paired_difference(
@@ -101,12 +101,15 @@ def with_verdicts(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def verdict(name: str, baseline: str, row: Mapping[str, Any]) -> str:
-    """Say in words what a paired difference shows: somebody wins only where the interval and the adjusted test agree."""
+    """Say in words what a paired difference shows: somebody wins only where the interval and the adjusted test agree.
+
+    Of a task's measure it is not known here whether more of it is better.
+    """
     interval = row["ci95"]
     if interval is None:
         return "too few items to tell"
     if row["p_holm"] <= SIGNIFICANCE and (interval[0] > 0 or interval[1] < 0):
-        return f"{name if interval[0] > 0 else baseline} is better"
+        return f"{name if interval[0] > 0 else baseline} {'is better' if row.get('metric', 'reward') in METRICS else 'has more'}"
     return "no difference beyond noise"
 
 
@@ -125,7 +128,7 @@ def compare_runs(
 
     Args:
         selections: Run directories, each with the one method to take from it, or None for all.
-        metrics: Names in `METRICS`; one that a task does not have is passed over.
+        metrics: Names in `METRICS` or of measures of the tasks; one that a task does not have is passed over.
         methods: Only these methods.
         cluster_by: What is resampled together: "example" or "stratum".
         allow_unequal: Compare on the items that both have where items, budgets or rewards differ.
@@ -137,14 +140,15 @@ def compare_runs(
         RunDirectoryError: if a directory is no run or is damaged.
         SettingError: if fewer than two runs are given, nothing pairs up, or items, budgets or rewards differ.
     """
-    for name in metrics:
-        if name not in METRICS:
-            raise SettingError(f"A comparison is by {' or '.join(METRICS)}, not by '{name}'.")
     if cluster_by not in ("example", "stratum"):
         raise SettingError(f"Items are clustered by example or stratum, not by '{cluster_by}'.")
     if len(selections) < 2:
         raise SettingError("A comparison takes two or more runs, such as: maxent-ts compare runs/a runs/b")
     runs = {path: read_run(path) for path, _ in selections}
+    *known, last = [*METRICS, *sorted({name for run in runs.values() for record in run.records for name in record.measures})]
+    for name in metrics:
+        if name not in (*known, last):
+            raise SettingError(f"A comparison is by {', '.join(known)} or {last}, not by '{name}'.")
     names = _names([path for path, _ in selections])
     rows: list[dict[str, Any]] = []
     warnings: list[str] = []

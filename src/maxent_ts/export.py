@@ -48,6 +48,7 @@ SCHEMA = pa.schema(
         ("target", pa.string()),
         ("correct", pa.bool_()),
         ("scores", pa.string()),
+        ("measures", _NUMBERS),
         ("num_completions", pa.int64()),
         ("chosen", pa.list_(pa.int64())),
         ("texts", pa.list_(pa.string())),
@@ -99,6 +100,6 @@ def _row(record: Record) -> dict[str, Any]:
         row[name] = json.dumps(row[name], ensure_ascii=False)
     row["usage"] = {name: record.usage.get(name) for name in USAGE}
     row["trajectory"] = [{"generated_tokens": tokens, "best_reward": best} for tokens, best in record.trajectory]
-    for name in ("tree", "info", "marginals"):
+    for name in ("measures", "tree", "info", "marginals"):
         row[name] = None if row[name] is None else list(row[name].items())
     return row

@@ -8,7 +8,7 @@ import importlib.util
 import inspect
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -22,7 +22,18 @@ from maxent_ts.registry import ENGINES, METHODS, TASKS, load, nearest_name
 from maxent_ts.search.base import SearchFactory
 from maxent_ts.tasks.base import Task
 
-__all__ = ["embedded_model_path", "load_engine", "load_method", "load_named", "load_task", "shared_settings"]
+__all__ = [
+    "embedded_model_path",
+    "load_engine",
+    "load_method",
+    "load_named",
+    "load_task",
+    "shared_settings",
+    "with_length_of_tasks",
+]
+
+EMBEDDED_FOLDER = "model"
+"""Of the embedded model that a task is for which names no other."""
 
 EXTRAS = {"httpx": "openai"}
 """Extras that bring a package; all others come with `hf`."""
@@ -67,6 +78,19 @@ def load_task(name: str, config: RunConfig | None = None) -> Task:
     return task
 
 
+def with_length_of_tasks(tasks: Sequence[str], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings of a run with the length that its tasks' completions need, where neither a length nor a preset is given.
+
+    Args:
+        tasks: Names.
+        values: Fields of `RunConfig`; None for what is not given.
+    """
+    needed = [getattr(load_task(name), "max_new_tokens", None) for name in tasks]
+    longest = max((one for one in needed if one is not None), default=None)
+    given = values.get("max_new_tokens") is not None or values.get("preset") is not None
+    return dict(values) if longest is None or given else {**values, "max_new_tokens": longest}
+
+
 def load_method(method: MethodConfig, *, num_rollouts: int, num_return_sequences: int = 1) -> SearchFactory:
     """Return a method with its settings checked and bound, and those that all methods share filled in."""
     factory = load_named(METHODS, method.name, "method")
@@ -92,6 +116,7 @@ def load_engine(config: RunConfig) -> Engine:
 
     Raises:
         ModelError: if the model cannot be found or read.
+        SettingError: if the tasks are for different embedded models and no other is named.
     """
     build = load_named(ENGINES, config.engine, "engine")
     if "base_url" in inspect.signature(build).parameters:
@@ -106,7 +131,7 @@ def load_engine(config: RunConfig) -> Engine:
     settings: dict[str, Any] = {"dtype": config.dtype, "device": config.device}
     model = config.model
     if model == EMBEDDED_MODEL and config.engine == "hf":
-        model = str(embedded_model_path())
+        model = str(embedded_model_path(_embedded_folder(config.tasks)))
         settings["max_batch_size"] = EMBEDDED_MODEL_BATCH_SIZE
         if "OMP_NUM_THREADS" not in os.environ:
             importlib.import_module("torch").set_num_threads(EMBEDDED_MODEL_NUM_THREADS)
@@ -134,19 +159,34 @@ def _load_server_engine(build: Callable[..., Engine], config: RunConfig) -> Engi
     return build(config.base_url, None if config.model == EMBEDDED_MODEL else config.model, **settings)
 
 
-def embedded_model_path() -> Path:
-    """Where the embedded model lies.
+def embedded_model_path(folder: str = EMBEDDED_FOLDER) -> Path:
+    """Where an embedded model lies.
+
+    Args:
+        folder: Its name below `assets/`: "model" for time series as soft prompts, "forecast_model" for digits.
 
     Raises:
         ModelError: if this installation came without it.
     """
-    path = Path(str(resources.files("maxent_ts"))) / "assets" / "model"
+    path = Path(str(resources.files("maxent_ts"))) / "assets" / folder
     if not (path / "config.json").exists():
         raise ModelError(
             "The embedded model is not part of this installation. Name a model directory or a hub id with --model, "
             "or install the package with its assets."
         )
     return path
+
+
+def _embedded_folder(tasks: Sequence[str]) -> str:
+    """The embedded model that tasks are for; a name that is no task's stands for something that needs none in particular."""
+    named = [name for name in tasks if name in TASKS or ":" in name]
+    folders = {name: getattr(load_task(name), "embedded_model", EMBEDDED_FOLDER) for name in named}
+    if len(set(folders.values())) > 1:
+        raise SettingError(
+            f"The tasks {', '.join(folders)} are for different embedded models ({', '.join(sorted(set(folders.values())))}), and a "
+            "run has one. Run them one by one, or name a --model for all of them."
+        )
+    return next(iter(folders.values()), EMBEDDED_FOLDER)
 
 
 def _import_file(path: Path, kind: str) -> Any:

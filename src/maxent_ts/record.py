@@ -78,6 +78,8 @@ class Record(BaseModel):
     scores: dict[str, AnswerScore] = {}
     """What every scorer that the task has makes of the completion: `clean`, and `upstream`, that of the data's authors. `answer`,
     `answers`, `target` and `correct` are those of the run's scorer."""
+    measures: dict[str, Number | None] = {}
+    """What the task's own metrics say: its `measures`; None where one does not apply to the item."""
     num_completions: int = 0
     """Distinct completions evaluated. The lists below have an entry for each of them, in order of evaluation."""
     chosen: list[int] = []

@@ -12,10 +12,10 @@ from maxent_ts.records import ExampleRecord, Record
 from maxent_ts.rewards.base import Reward
 from maxent_ts.scoring import graded_fields
 from maxent_ts.search.run import SearchResult
-from maxent_ts.tasks.base import Example, Task
+from maxent_ts.tasks.base import Example, Task, measure_function
 from maxent_ts.types import Completion, Embeddings, Outcome, Prompt, TimeSeriesPrompt
 
-__all__ = ["example_record", "filled_record", "readable_prompt", "tree_with_texts", "with_evidence"]
+__all__ = ["example_record", "filled_record", "readable_prompt", "task_measures", "tree_with_texts", "with_evidence"]
 
 
 def filled_record(
@@ -24,6 +24,7 @@ def filled_record(
     """Return the record with everything there is to say about an outcome."""
     best = outcome.best
     (evidence,) = _evidence(reward, example, [best])
+    texts = [completion.text for completion in outcome.completions]
     return record.model_copy(
         update={
             "text": best.text,
@@ -32,10 +33,11 @@ def filled_record(
             "finish_reason": best.finish_reason,
             "reward": best.reward,
             "evidence": evidence,
-            **graded_fields(task, example, [completion.text for completion in outcome.completions], outcome.chosen[0], scorer),
+            **graded_fields(task, example, texts, outcome.chosen[0], scorer),
+            "measures": task_measures(task, example, best.text, texts, outcome.weights),
             "num_completions": len(outcome.completions),
             "chosen": list(outcome.chosen),
-            "texts": [completion.text for completion in outcome.completions],
+            "texts": texts,
             "completion_ids": [list(completion.tokens) for completion in outcome.completions],
             "finish_reasons": [completion.finish_reason for completion in outcome.completions],
             "rewards": [completion.reward for completion in outcome.completions],
@@ -48,6 +50,22 @@ def filled_record(
             "marginals": {answer: [one.probability, one.low, one.high] for answer, one in outcome.marginals.items()},
         }
     )
+
+
+def task_measures(
+    task: Task, example: Example, text: str, texts: Sequence[str], weights: Sequence[float]
+) -> dict[str, float | None]:
+    """Return what a task's own metrics say about an item; nothing if it has none.
+
+    Args:
+        task: The task.
+        example: The item.
+        text: The returned completion.
+        texts: All completions that were evaluated.
+        weights: The method's weights of them.
+    """
+    function = measure_function(task)
+    return {} if function is None else dict(function(example, text, texts, weights))
 
 
 def tree_with_texts(tree: dict[str, Any], engine: Engine) -> dict[str, Any]:

@@ -77,9 +77,11 @@ REWARDS: Mapping[str, str] = {
     "claims": "maxent_ts.rewards.claims:Claims",
     "format": "maxent_ts.rewards.text:Format",
     "logprob": "maxent_ts.rewards.model:Logprob",
+    "spectral": "maxent_ts.rewards.spectral:Spectral",
 }
 
 TASKS: Mapping[str, str] = {
+    "forecast": "maxent_ts.tasks.forecast:Forecast",
     "tsqa": "maxent_ts.tasks.tsqa:Tsqa",
     "m4_caption": "maxent_ts.tasks.opentslm:M4Caption",
     "har_cot": "maxent_ts.tasks.opentslm:HarCot",

@@ -17,7 +17,7 @@ from maxent_ts.config import make_config
 from maxent_ts.errors import DataError, MaxentError, RunDirectoryError
 from maxent_ts.fingerprint import plain
 from maxent_ts.planning import TaskPlan, describe, now, plan
-from maxent_ts.recording import example_record
+from maxent_ts.recording import example_record, task_measures
 from maxent_ts.records import FORMAT, Record, Run, RunInfo, read_run
 from maxent_ts.run_directory import RunDirectory
 from maxent_ts.scoring import graded_fields
@@ -108,6 +108,7 @@ def rescored_record(record: Record, one: TaskPlan, example: Example, scorer: str
             "evidence": plain(evidence),
             "target": example.target,
             **graded_fields(one.task, example, record.texts, first, scorer),
+            "measures": task_measures(one.task, example, record.texts[first], record.texts, record.weights),
             "trajectory": _trajectory(record, rewards),
         }
     )
@@ -128,6 +129,7 @@ def _scored_or_failed(record: Record, one: TaskPlan, example: Example, scorer: s
             "answer": None,
             "correct": None,
             "scores": {},
+            "measures": {},
         }
         return record.model_copy(update={**nothing, "trajectory": [], "error": message})
 

@@ -33,8 +33,9 @@ def summarize(run: Run) -> dict[str, Any]:
     Returns:
         `tasks` holds, for each task and variant of a method, `n` (items without a failure), `n_failed`, `accuracy`, `macro_f1` and
         `valid_answer_rate` (null without labels; with `scores`, `classes`, `confusion` and `strata` as in
-        `grading.answer_metrics`), `reward` (`mean`, `ci95`), and means per item: `generated_tokens`, `forwarded_tokens`,
-        `rollouts`, `reward_calls`, `seconds_per_item` (from its first request to its outcome, waiting for batch-mates included).
+        `grading.answer_metrics`), `reward` (`mean`, `ci95`), `measures` (for each of the task's own metrics `mean`, `ci95` and `n`,
+        the items to which it applies), and means per item: `generated_tokens`, `forwarded_tokens`, `rollouts`, `reward_calls`,
+        `seconds_per_item` (from its first request to its outcome, waiting for batch-mates included).
         `over_seeds` holds, where a method was run with several seeds, the mean and the standard deviation of those means between
         seeds. `comparisons` holds paired differences of the reference method minus each other one (as in
         `compare.compare_records`, seeds averaged within an item, variants alike in λ and budget), with `p_holm` and `verdict`;
@@ -170,12 +171,25 @@ def describe(records: Sequence[Record], labels: Sequence[str], grading: Grading 
         "n_failed": len(records) - len(good),
         **answer_metrics(good, labels, grading or Grading()),
         "reward": {"mean": _mean(rewards), "ci95": None if interval is None else list(interval)},
+        "measures": _measures(good),
         "generated_tokens": _mean_usage(good, "generated_tokens"),
         "forwarded_tokens": _mean_usage(good, "forwarded_tokens"),
         "rollouts": _mean_usage(good, "rollouts"),
         "reward_calls": _mean_usage(good, "reward_calls"),
         "seconds_per_item": _mean_usage(good, "seconds"),
         "truncated_rate": _mean([float(one.finish_reason == "length") for one in good]),
+    }
+
+
+def _measures(records: Sequence[Record]) -> dict[str, Any]:
+    found: dict[str, list[float]] = {}
+    for one in records:
+        for name, value in one.measures.items():
+            found.setdefault(name, []).extend([] if value is None else [value])
+    intervals = {name: metrics.mean_ci95(values) for name, values in found.items()}
+    return {
+        name: {"mean": _mean(values), "ci95": None if (pair := intervals[name]) is None else list(pair), "n": len(values)}
+        for name, values in found.items()
     }
 
 

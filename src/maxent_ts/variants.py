@@ -10,7 +10,7 @@ from typing import Any
 
 from maxent_ts.records import Record, Run
 
-__all__ = ["BUDGET_FIELDS", "METRICS", "Variant", "group_records", "mean_per_item", "variant_of"]
+__all__ = ["BUDGET_FIELDS", "METRICS", "Variant", "group_records", "mean_per_item", "metric_function", "variant_of"]
 
 BUDGET_FIELDS = ("num_rollouts", "max_new_tokens")
 """What the budget of a search is made of."""
@@ -93,6 +93,11 @@ def _accuracy(record: Record) -> float | None:
 
 METRICS: Mapping[str, Callable[[Record], float | None]] = {"reward": _reward, "accuracy": _accuracy}
 """What methods are compared by: the record's reward, and whether its answer is the target."""
+
+
+def metric_function(name: str) -> Callable[[Record], float | None]:
+    """Return one of `METRICS`, or what reads a measure of the task with this name."""
+    return METRICS.get(name) or (lambda record: record.measures.get(name))
 
 
 def _telling(variant: Variant, groups: Iterable[Variant]) -> list[str]:

@@ -8,11 +8,16 @@ import json
 import pytest
 
 from maxent_ts import registry
+from maxent_ts.rewards.numbers import parse_numbers
+from maxent_ts.tasks.base import measure_function
 from maxent_ts.types import TimeSeriesPrompt
 
 from ..task_data import make_data, make_task
 
 TASKS = sorted(registry.TASKS)
+
+WRITING = {"horizon", "period", "decimals", "offset", "scale"}
+"""What a task of numbers as text tells a reward about how they are written."""
 
 
 @pytest.fixture(scope="module", params=TASKS)
@@ -81,7 +86,7 @@ def test_inputs_never_contain_the_target(task, examples):
     by_stratum = {example.stratum: example.inputs["labels"] for example in examples}
     for example in examples:
         visible = {key: value for key, value in example.inputs.items() if key != "labels"}
-        assert set(visible) - {"sampling_rate"} == {"series", "series_names", "task"}
+        assert set(visible) - {"sampling_rate"} - WRITING == {"series", "series_names", "task"}
         assert example.inputs.get("sampling_rate") == examples[0].inputs.get("sampling_rate")
         # Possible answers may depend on the question, which the prompt states with them, and on nothing else.
         if getattr(task, "averages_strata", False):
@@ -114,8 +119,27 @@ def test_series_are_finite_plain_lists_that_match_the_prompt(examples):
         series = example.inputs["series"]
         json.dumps(series, allow_nan=False)
         assert len(series) == len(example.inputs["series_names"])
-        assert isinstance(example.prompt, TimeSeriesPrompt)
-        assert [len(values) for values in series] == [len(segment.values) for segment in example.prompt.series]
+        if isinstance(example.prompt, str):
+            (values,) = series
+            assert len(parse_numbers(example.prompt.strip("HDWMQYO\n"), decimals=0)) == len(values)
+        else:
+            assert isinstance(example.prompt, TimeSeriesPrompt)
+            assert [len(values) for values in series] == [len(segment.values) for segment in example.prompt.series]
+
+
+def test_measures_are_plain_numbers_of_one_set_of_names(task, examples):
+    """Catches measures that JSON cannot write, that differ in name from item to item, or that raise on odd texts."""
+    function = measure_function(task)
+    if function is None:
+        return
+    names = None
+    for example in examples[:10]:
+        for text in ("", "The values rise to 7 and fall.", "1,2,3", "9" * 200):
+            found = function(example, text, [text, "x"], [0.75, 0.25])
+            json.dumps(found, allow_nan=False)
+            assert all(value is None or type(value) is float for value in found.values())
+            assert names in (None, list(found))
+            names = list(found)
 
 
 def test_default_rewards_are_in_the_registry_and_their_weights_add_up(task):

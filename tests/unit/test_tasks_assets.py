@@ -13,7 +13,7 @@ from maxent_ts.tasks.opentslm import HarCot, M4Caption
 REPOSITORY = Path(__file__).resolve().parents[2]
 ASSETS = REPOSITORY / "src" / "maxent_ts" / "assets"
 SHARED = REPOSITORY.parent / "shared" / "data"
-EXCERPTS = [ASSETS / "har", ASSETS / "m4"]
+EXCERPTS = [ASSETS / "har", ASSETS / "m4", ASSETS / "forecast"]
 
 needs_shared_data = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the parquet files that the sample is drawn from")
 

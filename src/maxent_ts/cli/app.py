@@ -274,7 +274,9 @@ def _compare(
     runs: Annotated[
         list[str], typer.Argument(metavar="RUN_A RUN_B...", help="Run directories; RUN:METHOD takes one method of a run.")
     ],
-    metric: Annotated[str | None, typer.Option("--metric", help="reward or accuracy. [default: both]")] = None,
+    metric: Annotated[
+        str | None, typer.Option("--metric", help="reward, accuracy, or a measure of the task. [default: reward and accuracy]")
+    ] = None,
     method: Annotated[list[str] | None, typer.Option("--method", help="Only this method; repeatable. [default: all]")] = None,
     cluster_by: Annotated[str, typer.Option("--cluster-by", help="What is resampled together: example or stratum.")] = "example",
     allow_unequal: Annotated[

@@ -14,7 +14,7 @@ from maxent_ts.cli.tables import print_summary
 from maxent_ts.config import VARIANT_FIELDS, RunConfig, expand_tasks, make_config, parse_assignments
 from maxent_ts.errors import SettingError
 from maxent_ts.evaluate import Watchers, evaluate
-from maxent_ts.loading import load_named
+from maxent_ts.loading import load_named, with_length_of_tasks
 from maxent_ts.planning import plan
 from maxent_ts.presets import DEFAULT_METHODS, DEMO_LIMIT
 from maxent_ts.records import Run
@@ -143,11 +143,11 @@ def build_config(
         configs.append({"name": name, "settings": rest, "tilt": None if tilt is None else _number(tilt, f"{name}.tilt")})
     weights = parse_weights(reward_weights)
     limit = DEMO_LIMIT if "demo" in tasks else None
-    values = {**values, "limit": values.get("limit") or limit}
+    values = with_length_of_tasks(expand_tasks(tasks), {**values, "limit": values.get("limit") or limit})
     config = make_config(tasks=expand_tasks(tasks), methods=tuple(configs), reward_weights=weights, **values)
     if values.get("output_dir") is not None:
         return config
-    default = make_config(tasks=config.tasks, limit=limit)
+    default = make_config(**with_length_of_tasks(config.tasks, {"tasks": config.tasks, "limit": limit}))
     name = default_directory(tasks, None if config.digest() == default.digest() else config)
     return config.model_copy(update={"output_dir": name})
 

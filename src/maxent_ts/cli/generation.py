@@ -16,7 +16,7 @@ from maxent_ts.cli.tables import console
 from maxent_ts.config import MethodConfig, RunConfig, make_config, parse_assignments
 from maxent_ts.errors import SettingError, UnknownNameError
 from maxent_ts.fingerprint import example_seed, plain
-from maxent_ts.loading import load_engine, load_method, load_task
+from maxent_ts.loading import load_engine, load_method, load_task, with_length_of_tasks
 from maxent_ts.registry import nearest_name
 from maxent_ts.rewards.base import Reward
 from maxent_ts.rewards.combine import parse_rewards
@@ -48,6 +48,7 @@ def run_generate(
     """Search for one prompt and print what was found."""
     assigned = dict(parse_assignments(settings, [method])[method])
     weights = parse_weights(reward_weights)
+    values = with_length_of_tasks((task_name,) if task_name else (), values)
     config = make_config(
         tasks=(task_name or "prompt",), methods=(MethodConfig(name=method, settings=assigned),), reward_weights=weights, **values
     )

@@ -43,6 +43,9 @@ def print_summary(summary: Mapping[str, Any]) -> None:
     out = console()
     for task, methods in summary["tasks"].items():
         out.print(comparison_table(task, methods, summary["skipped"].get(task, {}), summary["budget_per_item"]["generated_tokens"]))
+        measured = measures_table(task, methods)
+        if measured is not None:
+            out.print(measured)
         if task in summary["over_seeds"]:
             out.print(over_seeds_table(task, summary["over_seeds"][task]))
         compared = list(comparison_lines(summary, task))
@@ -81,6 +84,27 @@ def comparison_table(task: str, methods: Mapping[str, Any], skipped: Mapping[str
     if skipped:
         table.caption = "left out: " + ", ".join(f"{method} ({reason})" for method, reason in skipped.items())
         table.caption_justify = "left"
+    return table
+
+
+def measures_table(task: str, methods: Mapping[str, Any]) -> Table | None:
+    """Return the means of the task's own metrics; None if it has none."""
+    names = list(dict.fromkeys(name for row in methods.values() for name in row["measures"]))
+    if not names:
+        return None
+    table = Table(
+        title=f"{task}: what its own metrics say",
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=0,
+    )
+    table.add_column("method", no_wrap=True)
+    for name in names:
+        table.add_column(name.replace("_", "\n"), justify="right", no_wrap=True)
+    for method, row in methods.items():
+        table.add_row(escape(method), *(_number(row["measures"].get(name, {}).get("mean")) for name in names))
     return table
 
 

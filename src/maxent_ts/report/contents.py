@@ -26,6 +26,7 @@ from maxent_ts.report.results import (
     duels_table,
     failures_table,
     marginals_table,
+    measures_table,
     results_table,
 )
 from maxent_ts.report.scaling import scaling_drawing
@@ -102,6 +103,8 @@ def task_contents(run: Run, task: str) -> TaskContents:
     rows = {label: describe(records, labels, grading) for label, records in groups.items()}
     results = results_table(rows, labelled=bool(labels))
     sections = [Section("results", "Results", EQUAL_BUDGET, tables=[results])]
+    if any(row["measures"] for row in rows.values()):
+        sections.append(Section("measures", "The task's own metrics", tables=[measures_table(rows)]))
     if any(len(row["scores"]) > 1 for row in rows.values()):
         sections.append(Section("scorers", "By scorer", SCORERS, tables=[scorers_table(rows)]))
     published = published_rows(task) if run.info.config.get("data_dir") else []

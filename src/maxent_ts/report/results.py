@@ -23,6 +23,7 @@ __all__ = [
     "duels_table",
     "failures_table",
     "marginals_table",
+    "measures_table",
     "results_table",
 ]
 
@@ -46,6 +47,24 @@ def results_table(rows: Mapping[str, Mapping[str, Any]], *, labelled: bool) -> T
         half = None if interval is None else (interval[1] - interval[0]) / 2
         body.append([label, row["n"], row["n_failed"], *graded, row["reward"]["mean"], half, *(row[name] for name in names)])
     return Table("results", "Methods at equal budget", columns, body)
+
+
+def measures_table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Return the means of the task's own metrics for each variant, each with half of its 95 % interval."""
+    names = list(dict.fromkeys(name for row in rows.values() for name in row["measures"]))
+    columns = [Column("method")]
+    for name in names:
+        columns += [Column(name), Column("± 95 %"), Column("n")]
+    body = []
+    for label, row in rows.items():
+        cells: list[Any] = [label]
+        for name in names:
+            found = row["measures"].get(name, {"mean": None, "ci95": None, "n": 0})
+            half = None if found["ci95"] is None else (found["ci95"][1] - found["ci95"][0]) / 2
+            cells += [found["mean"], half, found["n"]]
+        body.append(cells)
+    note = "Means over the items to which a measure applies (n); they take no part in the search."
+    return Table("measures", "What the task's own metrics say", columns, body, note)
 
 
 def duels_table(groups: Groups, metric: str) -> Table:

@@ -5,14 +5,14 @@ An example keeps apart what a reward may see (`inputs`) and what only the metric
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from maxent_ts.types import Prompt
 
-__all__ = ["Example", "Score", "Task", "UpstreamScorer"]
+__all__ = ["Example", "Score", "Task", "UpstreamScorer", "measure_function"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,15 @@ class UpstreamScorer(Protocol):
 
 
 class Task(Protocol):
-    """Examples and how to read an answer."""
+    """Examples and how to read an answer.
+
+    A task may also have a method `measures(example, text, texts, weights) -> Mapping[str, float | None]`: what its own metrics say
+    about the returned completion, and about all that were evaluated with the method's weights. It may look at the target; None
+    means that a measure does not apply to the item; the search never sees them.
+
+    Two more attributes are optional: `embedded_model`, the folder below `assets/` of the embedded model that it is for ("model"
+    without it), and `max_new_tokens`, the length that a completion needs, for commands that name neither a preset nor a length.
+    """
 
     @property
     def name(self) -> str:
@@ -92,3 +100,8 @@ class Task(Protocol):
     def answer(self, text: str) -> str | None:
         """Return the label a completion ends in, None if it states no valid one."""
         ...
+
+
+def measure_function(task: Task) -> Callable[..., Mapping[str, float | None]] | None:
+    """Return what computes a task's own measures; None if it has none."""
+    return getattr(task, "measures", None)

@@ -6,6 +6,7 @@ import importlib.resources
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from maxent_ts.caption_metrics import caption_measures, overlap_measures, require_overlap
 from maxent_ts.errors import DataError
 from maxent_ts.tasks.answers import stated_answer
 from maxent_ts.tasks.base import Example
@@ -101,7 +102,7 @@ class HarCot:
 
 
 class M4Caption:
-    """Describe a series in words. OpenTSLM's stage 2 (arXiv 2510.02410), for which no metric was ever published.
+    """Describe a series in words. OpenTSLM's stage 2 (arXiv 2510.02410), for which no metric was ever published; see `measures`.
 
     Reads `m4_series_{frequency}.csv` (`id`, `series`) for every frequency present and, where they are, the captions in
     `m4_captions_{frequency}.csv` (`id`, `caption`). With captions the examples are OpenTSLM's test split, which it draws anew
@@ -120,10 +121,12 @@ class M4Caption:
 
         Raises:
             DataError: if there is no file, only some have captions, or a series in them cannot be used.
+            MissingExtraError: if there are captions, and what compares with them is not installed.
         """
         folder = data_file(_folder(data_dir, "m4"), *M4_FOLDERS, ".")
         rows = _m4_rows(folder)
         if any(caption is not None for *_, caption in rows):
+            require_overlap()
             rows = [rows[index] for index in upstream_test_split(len(rows))]
         chosen = stratified_subset([frequency for frequency, *_ in rows], limit, seed)
         seen: dict[str, int] = {}
@@ -137,6 +140,11 @@ class M4Caption:
     def answer(self, text: str) -> str | None:  # noqa: ARG002
         """Return None: a caption states no label."""
         return None
+
+    def measures(self, example: Example, text: str, texts: Sequence[str], weights: Sequence[float]) -> dict[str, float | None]:  # noqa: ARG002
+        """Judge the returned caption: `caption_metrics.caption_measures`, and likeness to the gold one where there is one."""
+        legacy = {} if example.target is None else overlap_measures(text, example.target)
+        return {**caption_measures(text, example.inputs["series"][0]), **legacy}
 
     def _example(self, folder: Path, name: str, frequency: str, row: Row, caption: str | None) -> Example:
         number, cells = row
