@@ -77,6 +77,7 @@ REWARDS: Mapping[str, str] = {
     "claims": "maxent_ts.rewards.claims:Claims",
     "format": "maxent_ts.rewards.text:Format",
     "logprob": "maxent_ts.rewards.model:Logprob",
+    "spectral": "maxent_ts.rewards.spectral:Spectral",
 }
 
 TASKS: Mapping[str, str] = {

@@ -49,7 +49,8 @@ def inputs(texts: list[str]) -> dict[str, Any]:
 
 
 def mixture() -> Reward:
-    return WeightedSum([load_reward(name) for name in sorted(REWARDS)], [0.5, 1.0, 0.1])
+    names = sorted(REWARDS)
+    return WeightedSum([load_reward(name) for name in names], [1.0 / (1 + place) for place in range(len(names))])
 
 
 def of_the_user() -> Reward:
