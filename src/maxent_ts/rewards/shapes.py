@@ -21,6 +21,7 @@ __all__ = [
     "check_level",
     "check_no_trend",
     "check_rough",
+    "check_shift",
     "check_spike",
     "check_trend",
 ]
@@ -226,6 +227,24 @@ def check_level(statement: Statement, series: Measured, _: Scene) -> Verdict:
     """Low or high within a part: the mean of the path there."""
     mean = float(_part(series.path, statement.place.low, statement.place.high).mean())
     return (ramp(mean, 0.65, 0.2) if statement.value == "low" else ramp(mean, 0.35, 0.8)), {"mean_of_part_in_ranges": mean}
+
+
+def check_shift(statement: Statement, series: Measured, _: Scene) -> Verdict:
+    """A shift of level: two levels explain most of the variance, and most of the way between them is one jump."""
+    shift = series.shift
+    length = len(series)
+    split = round(shift.position * (length - 1) + 0.5)
+    near = max(1, length // 20)
+    jump = float(series.values[split : split + near].mean() - series.values[max(split - near, 0) : split].mean()) if split else 0.0
+    share = jump / shift.size if shift.size else 0.0
+    degree = ramp(shift.strength, 0.4, 0.7) * ramp(share, 0.4, 0.8)
+    place = statement.place
+    if place.explicit and place.relation != "whole":
+        degree *= ramp(max(place.low - shift.position, shift.position - place.high, 0.0), 0.2, 0.05)
+    if statement.value and (shift.size > 0.0) != (statement.value == "up"):
+        degree = 0.0
+    measured = {"position": shift.position, "size": shift.size, "variance_explained": shift.strength, "jump_over_size": share}
+    return degree, measured
 
 
 def check_spike(statement: Statement, series: Measured, _: Scene) -> Verdict:
