@@ -3,8 +3,8 @@
     python benchmarks/rewards_alone.py [--data ../shared/data] [--series 150]
 
 spectral: for every series (its last 256 points as context) the true test part competes with forecasts that are wrong in a known
-way. Printed: the mean value and its parts, how often the true future is worth more (ties half), and the mean absolute error in steps of
-the naive forecast; then Spearman's correlation, within a series, of value and negative error.
+way. Printed: the mean value and its parts, how often the true future is worth more (ties half), and the mean absolute error in
+steps of the naive forecast; then Spearman's correlation, within a series, of value and negative error.
 
 consistency, words alone: GPT-4o's rationales of OpenTSLM's test sets, each with its own label and with one on the other side of
 the trait. Printed: the share with words about the trait, the area under the ROC curve of own against other label, and the share of
