@@ -57,6 +57,9 @@ MIXTURES: dict[str, dict[str, float]] = {
 }
 """Rewards by the name in the tables: parts with weights, none of them tuned."""
 
+SEARCHED = ("consistency", "contrast", "classifier (auxiliary-supervised)", "claims + format", "claims + consistency + contrast")
+"""Those that `maxent` searches for unless others are named."""
+
 
 class ZeroSignal(HarCot):
     """The same windows with zeros in place of the normalised series."""
@@ -159,6 +162,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder with the parquet files")
     parser.add_argument("--num-rollouts", type=int, default=4)
     parser.add_argument("--num-searched", type=int, default=300)
+    parser.add_argument("--search", action="append", choices=list(MIXTURES), help="rewards that maxent searches for")
     parser.add_argument("--tilt", type=float, default=4.0)
     parser.add_argument("--output-dir", type=Path, default=Path("runs/har_rewards"))
     args = parser.parse_args()
@@ -196,12 +200,14 @@ def main() -> None:
     for name, parts in MIXTURES.items():
         slug = name.partition(" (")[0].replace(" ", "")
         specs = {"rewards": tuple(parts), "reward_weights": tuple(parts.values())}
-        scored = of(rescore(draws.path, args.output_dir / f"draws-{slug}", tasks=[HarCot()], overwrite=True, **specs), "best_of_n")
+        scored = of(rescore(draws.path, args.output_dir / f"draws-{slug}", tasks=[HarCot()], **specs), "best_of_n")
         best = [one.answers[int(np.argmax(np.array(one.rewards, dtype=float)))] for one in scored]
         tilted = [elected(one, one.weights * np.exp(args.tilt * np.array(one.rewards, dtype=float))) for one in scored]
         chosen_rows += [row(f"{name} | best-of-N", best, [vote], targets), row(f"{name} | weighted vote", tilted, [vote], targets)]
         over_all, within, num = ranking(scored)
         ranking_rows.append(f"| {name} | {over_all:.3f} | {within:.3f} ({num}) |")
+        if name not in (args.search or SEARCHED):
+            continue
         searched = of(run(f"maxent-{slug}", ["maxent"], parts, args.tilt, HarCot(), args.num_searched), "maxent")
         places = {one.example_id: place for place, one in enumerate(drawn)}
         same = [places[one.example_id] for one in searched]
