@@ -39,6 +39,7 @@ KINDS = {
     "spread": ["weak", "moderate", "strong"],
     "spread change": ["up", "down"],
     "spike": [""],
+    "shift": ["", "up", "down"],
     "level": ["low", "high"],
 }
 

@@ -5,35 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.signal import welch
-from scipy.stats import kurtosis, skew
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from data import HarItem
+from maxent_ts.rewards.classifier import features
 
-__all__ = ["features", "feature_accuracy", "prompt_number_accuracy"]
+__all__ = ["feature_accuracy", "prompt_number_accuracy"]
 
 SAMPLING_RATE = 50.0
-
-
-def features(axes: np.ndarray) -> np.ndarray:
-    """Return statistics and Welch band powers of each axis and of the magnitude, and the correlations between axes.
-
-    Args:
-        axes: acceleration in m/s², shape [3, length].
-    """
-    values: list[float] = []
-    for row in (*axes, np.linalg.norm(axes, axis=0)):
-        quartiles = np.percentile(row, [0, 25, 50, 75, 100])
-        spread = row.std()
-        shape = [float(skew(row)), float(kurtosis(row))] if spread > 1e-9 else [0.0, 0.0]
-        crossings = float(np.mean(np.diff(np.sign(row - row.mean())) != 0))
-        _, power = welch(row, SAMPLING_RATE, nperseg=64)
-        bands = [np.log(band.mean() + 1e-9) for band in np.array_split(power[1:20], 5)]
-        values += [row.mean(), spread, *quartiles, *shape, crossings, *bands]
-    return np.array([*values, *np.nan_to_num(np.corrcoef(axes))[np.triu_indices(3, 1)]])
 
 
 def prompt_numbers(axes: np.ndarray) -> np.ndarray:
@@ -47,8 +28,8 @@ def prompt_number_accuracy(train: Sequence[HarItem], test: Sequence[HarItem]) ->
 
 
 def feature_accuracy(train: Sequence[HarItem], test: Sequence[HarItem]) -> float:
-    """Accuracy of logistic regression on `features`."""
-    return _accuracy(features, train, test)
+    """Accuracy of logistic regression on the features of the reward `classifier`."""
+    return _accuracy(lambda axes: features(axes, SAMPLING_RATE), train, test)
 
 
 def _accuracy(describe, train: Sequence[HarItem], test: Sequence[HarItem]) -> float:

@@ -248,7 +248,7 @@ class _Evaluation:
                 record = filled_record(record, one.task, one.reward, example, result.outcome, result, self._config.scorer)
                 if result.outcome.tree is not None and example.id in with_tree:
                     tree = tree_with_texts(plain(result.outcome.tree.to_dict()), self._engine)
-                    tree = with_evidence(tree, result.outcome, one.reward, example)
+                    tree = with_evidence(tree, result.outcome, one.reward, example, result)
             except Exception as error:  # noqa: BLE001 - one item must not end the others; the traceback goes to failures.log
                 record.error = str(error) if isinstance(error, MaxentError) else f"{type(error).__name__}: {error}"
                 record.usage = asdict(result.usage)

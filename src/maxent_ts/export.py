@@ -56,6 +56,7 @@ SCHEMA = pa.schema(
         ("finish_reasons", pa.list_(pa.string())),
         ("rewards", pa.list_(pa.float64())),
         ("logprobs", pa.list_(pa.float64())),
+        ("other_logprobs", pa.map_(pa.string(), pa.list_(pa.float64()))),
         ("weights", pa.list_(pa.float64())),
         ("answers", pa.list_(pa.string())),
         ("usage", pa.struct([(name, pa.float64()) for name in USAGE])),
@@ -100,6 +101,6 @@ def _row(record: Record) -> dict[str, Any]:
         row[name] = json.dumps(row[name], ensure_ascii=False)
     row["usage"] = {name: record.usage.get(name) for name in USAGE}
     row["trajectory"] = [{"generated_tokens": tokens, "best_reward": best} for tokens, best in record.trajectory]
-    for name in ("measures", "tree", "info", "marginals"):
+    for name in ("measures", "tree", "info", "marginals", "other_logprobs"):
         row[name] = None if row[name] is None else list(row[name].items())
     return row

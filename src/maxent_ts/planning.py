@@ -13,7 +13,7 @@ from maxent_ts.fingerprint import fingerprint_examples, fingerprint_sources, har
 from maxent_ts.loading import load_method, load_task
 from maxent_ts.records import RunInfo
 from maxent_ts.registry import METHODS_THAT_VOTE
-from maxent_ts.rewards.base import Reward
+from maxent_ts.rewards.base import Reward, provenance
 from maxent_ts.rewards.combine import parse_rewards
 from maxent_ts.scoring import check_scorer, class_rules
 from maxent_ts.search.base import SearchFactory
@@ -94,7 +94,12 @@ def describe(config: RunConfig, plans: Sequence[TaskPlan], engine: Mapping[str, 
         execution=execution,
         engine=plain(dict(engine)),
         rewards={
-            one.task.name: {"name": one.reward.name, "range": plain(one.reward.range), "parts": dict(one.reward_parts)}
+            one.task.name: {
+                "name": one.reward.name,
+                "range": plain(one.reward.range),
+                "parts": dict(one.reward_parts),
+                **({"provenance": plain(found)} if (found := provenance(one.reward)) else {}),
+            }
             for one in plans
         },
         data={

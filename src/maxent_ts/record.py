@@ -90,6 +90,8 @@ class Record(BaseModel):
     finish_reasons: list[str] = []
     rewards: list[Number | None] = []
     logprobs: list[Number] = []
+    other_logprobs: dict[str, list[Number]] = {}
+    """log p under other prompts, by column, where the reward asked for it."""
     weights: list[Number] = []
     """The method's estimate of π on them; sums to 1."""
     answers: list[str | None] = []

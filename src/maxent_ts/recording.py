@@ -13,7 +13,7 @@ from maxent_ts.rewards.base import Reward
 from maxent_ts.scoring import graded_fields
 from maxent_ts.search.run import SearchResult
 from maxent_ts.tasks.base import Example, Task, measure_function
-from maxent_ts.types import Completion, Embeddings, Outcome, Prompt, TimeSeriesPrompt
+from maxent_ts.types import Embeddings, Outcome, Prompt, TimeSeriesPrompt
 
 __all__ = ["example_record", "filled_record", "readable_prompt", "task_measures", "tree_with_texts", "with_evidence"]
 
@@ -23,7 +23,7 @@ def filled_record(
 ) -> Record:
     """Return the record with everything there is to say about an outcome."""
     best = outcome.best
-    (evidence,) = _evidence(reward, example, [best])
+    (evidence,) = _evidence(reward, example, outcome, result, outcome.chosen[:1])
     texts = [completion.text for completion in outcome.completions]
     return record.model_copy(
         update={
@@ -42,6 +42,7 @@ def filled_record(
             "finish_reasons": [completion.finish_reason for completion in outcome.completions],
             "rewards": [completion.reward for completion in outcome.completions],
             "logprobs": [completion.logprob for completion in outcome.completions],
+            "other_logprobs": {name: list(values) for name, values in result.other_logprobs.items()},
             "weights": list(outcome.weights),
             "usage": asdict(result.usage),
             "trajectory": list(result.trajectory),
@@ -84,7 +85,7 @@ def tree_with_texts(tree: dict[str, Any], engine: Engine) -> dict[str, Any]:
     return tree
 
 
-def with_evidence(tree: dict[str, Any], outcome: Outcome, reward: Reward, example: Example) -> dict[str, Any]:
+def with_evidence(tree: dict[str, Any], outcome: Outcome, reward: Reward, example: Example, result: SearchResult) -> dict[str, Any]:
     """Add to every completion of a stored tree what the reward says about it.
 
     Args:
@@ -92,14 +93,16 @@ def with_evidence(tree: dict[str, Any], outcome: Outcome, reward: Reward, exampl
         outcome: Holds the same completions in the same order, with the texts that the reward saw.
         reward: The reward of the search.
         example: The item of the search.
+        result: What became of the search.
     """
-    found = _evidence(reward, example, outcome.completions)
+    found = _evidence(reward, example, outcome, result, range(len(outcome.completions)))
     for completion, evidence in zip(tree["completions"], found, strict=True):
         completion["evidence"] = evidence
     return tree
 
 
-def _evidence(reward: Reward, example: Example, completions: Sequence[Completion]) -> list[Any]:
+def _evidence(reward: Reward, example: Example, outcome: Outcome, result: SearchResult, indices: Sequence[int]) -> list[Any]:
+    completions = [outcome.completions[index] for index in indices]
     return plain(
         reward.explain(
             prompts=[example.prompt] * len(completions),
@@ -108,6 +111,7 @@ def _evidence(reward: Reward, example: Example, completions: Sequence[Completion
             logprobs=[one.logprob for one in completions],
             finish_reasons=[one.finish_reason for one in completions],
             **{name: [value] * len(completions) for name, value in example.inputs.items()},
+            **{name: [values[index] for index in indices] for name, values in result.other_logprobs.items()},
         )
     )
 

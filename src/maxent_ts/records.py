@@ -80,7 +80,7 @@ class RunInfo(BaseModel):
     """What they do not depend on, such as the batch size."""
     engine: dict[str, Any]
     rewards: dict[str, dict[str, Any]]
-    """For each task: name, range, names of the parts with their weights."""
+    """For each task: name, range, names of the parts with their weights, and the provenance of parts that were fitted."""
     data: dict[str, dict[str, Any]]
     """For each task: number of items, SHA-256 of ids, prompts and inputs."""
     sources: dict[str, str] = {}

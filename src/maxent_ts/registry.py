@@ -75,6 +75,9 @@ ENGINES: Mapping[str, str] = {
 
 REWARDS: Mapping[str, str] = {
     "claims": "maxent_ts.rewards.claims:Claims",
+    "classifier": "maxent_ts.rewards.classifier:Classifier",
+    "consistency": "maxent_ts.rewards.consistency:Consistency",
+    "contrast": "maxent_ts.rewards.contrast:Contrast",
     "format": "maxent_ts.rewards.text:Format",
     "logprob": "maxent_ts.rewards.model:Logprob",
     "spectral": "maxent_ts.rewards.spectral:Spectral",

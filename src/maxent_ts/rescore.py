@@ -141,6 +141,7 @@ def _columns(record: Record, example: Example, indices: Sequence[int]) -> dict[s
         "completion_ids": [record.completion_ids[i] for i in indices],
         "logprobs": [record.logprobs[i] for i in indices],
         "finish_reasons": [record.finish_reasons[i] for i in indices],
+        **{name: [values[i] for i in indices] for name, values in record.other_logprobs.items()},
         **{name: [value for _ in indices] for name, value in example.inputs.items()},
     }
 

@@ -38,6 +38,7 @@ def columns(count: int) -> dict[str, list[Any]]:
         "sampling_rate": [50.0] * count,
         "labels": [LABELS if index % 2 else () for index in range(count)],
         "task": ["a task"] * count,
+        "zeroed_logprobs": [(-3.0, -1e9, -math.inf)[index % 3] - index for index in range(count)],
         "logprobs": [-float(index) - 0.5 for index in range(count)],
         "finish_reasons": [("eos", "stop", "length")[index % 3] for index in range(count)],
     }

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from maxent_ts.engines.base import NextTokensJob, RolloutJob
+from maxent_ts.engines.base import NextTokensJob, RolloutJob, ScoreJob
 from maxent_ts.engines.hf import HFEngine
 from maxent_ts.registry import METHODS, load
 from maxent_ts.search.run import SearchJob, run_searches
@@ -188,3 +188,66 @@ def test_completions_of_searches_by_pieces_have_the_models_log_probability(name)
             expected = sum(float(row[token]) for row, token in zip(rows, one.tokens, strict=True))
             assert one.logprob == pytest.approx(expected, abs=1e-4)
             assert one.finish_reason == ("eos" if one.tokens[-1] == EOS else "length")
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma2", "gpt2"])
+def test_given_tokens_are_scored_as_by_teacher_forcing(kind):
+    """Catches a token scored at the wrong position, and one that ends its row because a draw would have: an end, a stop string."""
+    model = tiny_model(kind)
+    engine = HFEngine(model, tiny_tokenizer(), max_batch_size=4)
+    policy = Policy(max_new_tokens=12, temperature=0.7, stop_strings=("ab",))
+    rng = np.random.default_rng(0)
+    jobs, expected = [], []
+    for prompt in PROMPTS:
+        context = engine.open(prompt, policy)
+        for length in (1, 2, 7, 12):
+            tokens = tuple(int(token) for token in rng.integers(len(VOCABULARY), size=length))
+            tokens = (2, 3, EOS, *tokens)[:length] if length == 7 else tokens
+            jobs.append(ScoreJob(context, tokens))
+            rows = plain_rows(model, context.inputs, tokens, policy)
+            expected.append([row[token] for row, token in zip(rows, tokens, strict=False)])
+        jobs.append(RolloutJob(context, (), (stream(0),)))
+        expected.append(None)
+    for done, logprobs in zip(answers(engine, jobs), expected, strict=True):
+        if logprobs is None:
+            assert done.answer.rollouts
+        else:
+            np.testing.assert_allclose(done.answer, logprobs, atol=1e-5)
+
+
+def test_scores_do_not_change_what_is_drawn_beside_them():
+    """Catches forced tokens that reach another row, and random numbers spent on them."""
+    alone, mixed = (HFEngine(tiny_model(), max_batch_size=4) for _ in range(2))
+    streams = tuple(stream(number) for number in range(6))
+    (expected,) = answers(alone, [RolloutJob(alone.open(PROMPTS[1], POLICY), (), streams)])
+    context, other = mixed.open(PROMPTS[1], POLICY), mixed.open(PROMPTS[0], POLICY)
+    jobs = [ScoreJob(other, (4, 5, 6, 7)), RolloutJob(context, (), streams), ScoreJob(context, (8,) * 12)]
+    assert answers(mixed, jobs)[1].answer == expected.answer
+
+
+@pytest.mark.parametrize("tokens", [(), (2,) * 13, (999,)])
+def test_tokens_that_cannot_be_scored_fail_their_job(tokens):
+    engine = HFEngine(tiny_model(), max_batch_size=4)
+    (done,) = answers(engine, [ScoreJob(engine.open(PROMPTS[0], POLICY), tokens)])
+    assert "Tokens to score" in str(done.answer)
+
+
+def test_scores_survive_a_batch_that_is_halved(monkeypatch):
+    """Catches a row that goes back to the queue and forgets what it was to score, or scores it twice."""
+    model = tiny_model()
+    engine = HFEngine(model, max_batch_size=4)
+    context = engine.open(PROMPTS[1], POLICY)
+    tokens = (4, 5, 6, 7, 8, 9, 10, 11)
+    steps = iter(range(100))
+    advance = engine._batch.step
+
+    def step():
+        if next(steps) == 3:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return advance()
+
+    monkeypatch.setattr(engine._batch, "step", step)
+    done = answers(engine, [ScoreJob(context, tokens), ScoreJob(context, tokens[::-1])])
+    for one, some in zip(done, (tokens, tokens[::-1]), strict=True):
+        rows = plain_rows(model, context.inputs, some, POLICY)
+        np.testing.assert_allclose(one.answer, [row[token] for row, token in zip(rows, some, strict=False)], atol=1e-5)

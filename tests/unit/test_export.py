@@ -77,7 +77,7 @@ def test_every_field_is_in_the_table_with_its_value(run, parquet):
         assert json.loads(row.pop("evidence")) == record.evidence
         assert json.loads(row.pop("scores")) == {name: one.model_dump() for name, one in record.scores.items()}
         assert [tuple(one.values()) for one in row.pop("trajectory")] == record.trajectory
-        for name in ("measures", "tree", "info", "marginals"):
+        for name in ("measures", "tree", "info", "marginals", "other_logprobs"):
             value = row.pop(name)
             # As texts: NaN is not equal to itself.
             assert repr(value if value is None else dict(value)) == repr(getattr(record, name)), name

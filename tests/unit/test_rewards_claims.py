@@ -74,6 +74,8 @@ def only(text: str, names: tuple[str, ...] = (), length: int = 100) -> Statement
         ("fluctuates wildly", "rough", "volatile"),
         ("goes up and down", "rough", "volatile"),
         ("a sudden spike appears", "spike", ""),
+        ("there is a level shift in the middle", "shift", ""),
+        ("the level shifts downward", "shift", "down"),
         ("Strong seasonality is visible.", "rhythm", ""),
         ("variability increases over time", "spread change", "up"),
         ("with very little variation", "spread", "weak"),
@@ -193,6 +195,17 @@ def test_frequencies_count_only_where_time_has_a_unit():
     assert len(degrees("The frequency is 2.0 Hz.", window(), AXES)) == 0
     assert degrees("The frequency is 2.0 Hz.", window(), AXES, 50.0) == [1.0]
     assert degrees("The frequency is 5.0 Hz.", window(), AXES, 50.0) == [0.0]
+
+
+def test_a_shift_of_level_is_a_jump_between_two_levels_and_not_a_slope():
+    """Catches a slope or a wave taken for a shift, and a shift at another place or in another direction."""
+    step = np.repeat([1.0, 5.0], (40, 60)) + 0.2 * np.sin(np.arange(100.0))
+    assert degrees("There is a level shift in the middle.", [step]) == [1.0]
+    assert degrees("The level shifts upward.", [step]) == [1.0]
+    assert degrees("The level shifts downward.", [step]) == [0.0]
+    assert degrees("There is a level shift at the end.", [step]) == [0.0]
+    for other in (np.arange(100.0), np.sin(np.arange(100) / 16)):
+        assert degrees("There is a level shift.", [other]) == [0.0]
 
 
 def test_a_negated_statement_is_true_where_the_statement_is_false():

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from maxent_ts.rewards.text import Format
 
@@ -113,3 +115,56 @@ def test_text_in_another_script_can_be_complete():
     found = judge("这个序列先上升然后下降 最高点在中间 波动很小 没有周期 平均值约为三 总体平稳。", labels=())
     assert found["parts"]["punctuation"]["value"] == 1.0
     assert found["parts"]["length"]["value"] == 1.0
+
+
+PIECES = [
+    "Answer:",
+    "Answer: ",
+    "walking",
+    "walking_up",
+    "sitting",
+    " ",
+    ". ",
+    "\n",
+    "It moves",
+    "x",
+    ",",
+    "!",
+    "walk",
+    "word word word word ",
+]
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=14), st.integers(0, 200), st.sampled_from([LABELS, ()]))
+def test_a_beginning_is_worth_at_least_what_any_text_that_begins_so_is(pieces: list[str], cut: int, labels: tuple[str, ...]):
+    """Catches a bound that prunes what could still become good, and one that rises again as the text goes on."""
+    text = "".join(pieces)
+    cut = min(cut, len(text))
+    first, second = Format().prefix(
+        prompts=[None] * 2, completions=[text[:cut], text], completion_ids=[[], []], labels=[labels] * 2, finish_reasons=[None] * 2
+    )
+    assert first >= second - 1e-12
+    for reason in ("eos", "length", None):
+        assert second >= judge(text, labels=labels, reason=reason)["value"] - 1e-12
+
+
+@pytest.mark.parametrize(
+    ("text", "bound"),
+    [
+        ("", 1.0),
+        ("The x axis is still. Answer: sit", 1.0),
+        ("The x axis is still. Answer: sitting.", 1.0),
+        ("The x axis is still.\nIt", 0.9),
+        ("This is sitting. And", 0.9),
+        ("The x axis is still. Answer: sitting still", 0.65),
+        ("Answer: sitting. Answer: walking", 0.55),
+    ],
+)
+def test_what_a_beginning_has_lost_for_good_is_gone_at_once(text: str, bound: float):
+    """Catches a bound that waits for the end."""
+    assert Format().prefix(prompts=[None], completions=[text], completion_ids=[[]], labels=[LABELS]) == [pytest.approx(bound)]
+
+
+def test_too_many_words_cannot_be_taken_back():
+    (bound,) = Format().prefix(prompts=[None], completions=[" ".join(map(str, range(240)))], completion_ids=[[]], labels=[()])
+    assert bound == pytest.approx(0.9)

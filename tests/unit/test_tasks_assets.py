@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from maxent_ts.rewards.classifier import FittedClassifier, fit
 from maxent_ts.tasks.opentslm import HarCot, M4Caption
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -53,8 +54,21 @@ def test_files_are_those_that_sample_json_describes(folder):
 def test_every_excerpt_has_its_licence_section():
     """Catches data shipped without source and licence."""
     text = (ASSETS / "DATA_LICENSES.md").read_text(encoding="utf-8")
-    for folder in EXCERPTS:
+    for folder in [*EXCERPTS, ASSETS / "classifier"]:
         assert f"## {folder.name}/" in text
+
+
+@needs_shared_data
+def test_the_classifier_is_fitted_again_to_what_is_shipped(data):
+    """Catches features that changed under the shipped coefficients, and a fit on other than the training windows."""
+    builder = importlib.import_module("fit_classifier")
+    series, labels = builder.items(SHARED, "train")
+    shipped = FittedClassifier.load(ASSETS / "classifier" / "har.json")
+    fitted = fit(series, labels, sampling_rate=shipped.sampling_rate, trained_on=shipped.trained_on)
+    for example in HarCot().examples(limit=20):
+        expected = fitted.probabilities(example.inputs["series"])
+        found = shipped.probabilities(example.inputs["series"])
+        assert found == pytest.approx(expected, abs=5e-3)
 
 
 @needs_shared_data

@@ -120,7 +120,7 @@ def print_run(run: Run, output_format: Format, *, quiet: bool = False) -> None:
     if output_format is Format.JSON:
         write_json(run.summary)
     else:
-        print_summary(run.summary)
+        print_summary(run.summary, run.info.rewards)
     if not quiet:
         note(f"Records: {run.path}    Page: maxent-ts report {run.path}")
 

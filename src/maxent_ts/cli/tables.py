@@ -18,6 +18,7 @@ __all__ = [
     "correlation_lines",
     "over_seeds_table",
     "print_summary",
+    "provenance_lines",
     "published_lines",
 ]
 
@@ -38,8 +39,13 @@ def console() -> Console:
     return Console(file=sys.stdout, width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL, highlight=False)
 
 
-def print_summary(summary: Mapping[str, Any]) -> None:
-    """Print a table for each task, the paired differences, and what the reward knows about being correct."""
+def print_summary(summary: Mapping[str, Any], rewards: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print a table for each task, the paired differences, and what the reward knows about being correct.
+
+    Args:
+        summary: `Run.summary`.
+        rewards: `RunInfo.rewards`: parts that were fitted are named as such.
+    """
     out = console()
     for task, methods in summary["tasks"].items():
         out.print(comparison_table(task, methods, summary["skipped"].get(task, {}), summary["budget_per_item"]["generated_tokens"]))
@@ -51,7 +57,9 @@ def print_summary(summary: Mapping[str, Any]) -> None:
         compared = list(comparison_lines(summary, task))
         if len(compared) > NUM_COMPARISONS_SHOWN:
             compared = [f"{len(compared)} paired differences: see summary.json, or the page"]
-        for line in [*compared, *published_lines(summary, task), *correlation_lines(summary, task)]:
+        published = published_lines(summary, task)
+        provenance = provenance_lines(rewards.get(task, {}))
+        for line in [*compared, *published, *correlation_lines(summary, task), *provenance]:
             out.print(line, soft_wrap=True, markup=False)
         out.print()
 
@@ -164,6 +172,12 @@ def published_lines(summary: Mapping[str, Any], task: str) -> Iterator[str]:
                 f"[{row['ci95'][0]:.4f}, {row['ci95'][1]:.4f}]{subset}, published {row['published']:.4f} "
                 f"({row['model']}; {row['source']})"
             )
+
+
+def provenance_lines(reward: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what must be known about parts of a reward that were fitted."""
+    for name, facts in reward.get("provenance", {}).items():
+        yield f"reward '{name}' is {facts['kind']} (fitted on {facts['trained_on']} sha256 {facts['sha256'][:12]})"
 
 
 def _number(value: float | None, digits: int = 3) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from maxent_ts.errors import MaxentError
 from maxent_ts.types import Branch, Policy, Prompt, Tokens, TopTokens
 
-__all__ = ["Capabilities", "Context", "Engine", "Finished", "Job", "NextTokensJob", "RolloutJob", "Stream", "uniforms"]
+__all__ = ["Capabilities", "Context", "Engine", "Finished", "Job", "NextTokensJob", "RolloutJob", "ScoreJob", "Stream", "uniforms"]
 
 Stream = tuple[int, ...]
 """Names one source of random numbers: (seed, example, rollout)."""
@@ -76,7 +76,23 @@ class NextTokensJob:
     stream: Stream | None = None
 
 
-Job = RolloutJob | NextTokensJob
+@dataclass(frozen=True, slots=True)
+class ScoreJob:
+    """Return log p(token | everything before), nats, of each of `tokens`, written as the continuation of the prompt.
+
+    Answered with a tuple of floats, -inf for a token that the policy leaves out. Only where `capabilities.scores`.
+    """
+
+    context: Any
+    tokens: Tokens
+
+    @property
+    def prefix(self) -> Tokens:
+        """The whole continuation is scored: nothing comes before it."""
+        return ()
+
+
+Job = RolloutJob | NextTokensJob | ScoreJob
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +100,7 @@ class Finished:
     """A job that is done, or that failed while the others go on."""
 
     ticket: int
-    answer: Branch | TopTokens | MaxentError
+    answer: Branch | TopTokens | tuple[float, ...] | MaxentError
     forwarded_tokens: int
     """Positions that went through the model for this job alone."""
 
@@ -100,6 +116,8 @@ class Capabilities:
     logprobs: bool = True
     """Knows log p of what it writes. Otherwise all log-probabilities are NaN, and jobs that cannot be done without end in an
     error."""
+    scores: bool = False
+    """Answers a `ScoreJob`."""
 
 
 class Engine(Protocol):

@@ -10,7 +10,7 @@ import torch
 
 from maxent_ts.engines.attention import PromptGroup, group_rows, round_up
 from maxent_ts.engines.cache import CacheStats, Piece, PromptEntry
-from maxent_ts.engines.sampler import draw, scores, top
+from maxent_ts.engines.sampler import draw, log_probabilities, scores, top
 from maxent_ts.engines.slots import SlotCache, decode
 from maxent_ts.types import Policy, Tokens
 
@@ -40,6 +40,8 @@ class Row:
     """Length of the continuation at which the row ends."""
     num_forwarded: int = 0
     """Tokens put through the model for this row so far."""
+    forced: Tokens = ()
+    """The tokens to be written in place of drawn ones, for a row that only scores them."""
 
 
 @dataclass(slots=True)
@@ -179,14 +181,19 @@ class Batch:
         Returns:
             The tokens, int64 [rows], and their log-probabilities, float64 [rows], NaN where the logits are not finite.
         """
-        groups: dict[tuple[Policy, bool], list[int]] = {}
+        groups: dict[tuple[Policy, bool, bool], list[int]] = {}
         for place, slot in enumerate(slots.tolist()):
             row = self.at(slot)
-            groups.setdefault((row.policy, row.do_sample), []).append(place)
+            groups.setdefault((row.policy, row.do_sample, bool(row.forced)), []).append(place)
         tokens, logprobs = np.empty(len(slots), dtype=np.int64), np.empty(len(slots))
-        for (policy, do_sample), places in groups.items():
+        for (policy, do_sample, is_forced), places in groups.items():
             own = logits if len(groups) == 1 else logits[torch.tensor(places, device=logits.device)]
             histories = [self._history(slot) for slot in slots[places].tolist()] if policy.has_history else None
+            if is_forced:
+                written = [self.at(slot).forced[self._num_tokens[slot]] for slot in slots[places].tolist()]
+                logprobs[places] = log_probabilities(own, policy, histories)[np.arange(len(places)), written].cpu().numpy()
+                tokens[places] = written
+                continue
             weighed = scores(own, policy, histories)
             if do_sample:
                 numbers = self._numbers[slots[places], self._num_tokens[slots[places]]]

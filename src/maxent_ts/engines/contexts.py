@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from maxent_ts.engines.base import Job, NextTokensJob, uniforms
+from maxent_ts.engines.base import Job, NextTokensJob, ScoreJob, uniforms
 from maxent_ts.engines.cache import Segment
 from maxent_ts.engines.sampler import draw_first, log_probabilities, most_likely
 from maxent_ts.errors import EngineError
@@ -64,6 +64,8 @@ def problem_of(job: Job, num_ids: int) -> str | None:
         return f"A prefix must be shorter than max_new_tokens={limit}, but has {len(job.prefix)} tokens: nothing can follow."
     if any(not 0 <= token < num_ids for token in job.prefix):
         return f"The prefix {job.prefix} holds tokens outside the vocabulary of {num_ids}."
+    if isinstance(job, ScoreJob) and not (0 < len(job.tokens) <= limit and all(0 <= token < num_ids for token in job.tokens)):
+        return f"Tokens to score must be 1 to max_new_tokens={limit} of the vocabulary of {num_ids}, but are {job.tokens}."
     if isinstance(job, NextTokensJob) and job.num < 1:
         return f"A job must ask for at least one next token, but asks for {job.num}."
     return None

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import transformers
 
-from maxent_ts.engines.base import Capabilities, Finished, Job, NextTokensJob, Stream, uniforms
+from maxent_ts.engines.base import Capabilities, Finished, Job, NextTokensJob, ScoreJob, Stream, uniforms
 from maxent_ts.engines.batch import Batch, Row
 from maxent_ts.engines.cache import CacheStats, KeyValueStore, PromptEntry
 from maxent_ts.engines.contexts import HFContext, Task, distribution, next_tokens, not_finite, problem_of
@@ -107,6 +107,7 @@ class HFEngine:
         self._capabilities = Capabilities(
             deterministic=is_independent,
             time_series=self._loaded.series_model is not None,
+            scores=True,
         )
         self._max_batch_size = max_batch_size
         self._quantization = quantization
@@ -310,7 +311,7 @@ class HFEngine:
         """Take a row out of its slot and remember its keys and values."""
         context: HFContext = self._batch.at(slot).task.job.context
         fed = self._batch.fed_tokens(slot)
-        if is_sound and fed:
+        if is_sound and fed and not self._batch.at(slot).forced:  # what scores needs the logits everywhere, so it reuses nothing
             try:
                 self._store.add(context.root, fed, lambda start, stop: self._batch.read(slot, start, stop))
             except RuntimeError as error:
@@ -334,6 +335,13 @@ class HFEngine:
             self._finish(task, not_finite(job.prefix))
         elif isinstance(job, NextTokensJob):
             self._finish(task, next_tokens(job, logprobs, self._loaded.eos_token_ids))
+        elif isinstance(job, ScoreJob):
+            first = job.tokens[0]
+            row = Row(task, 0, [first], [float(logprobs[first])], np.empty(0), policy, limit=len(job.tokens), forced=job.tokens)
+            if len(job.tokens) == 1:
+                self._complete(row, "unfinished")
+            else:
+                self._rows.append(row)
         else:
             numbers = [self._numbers(stream, policy, job.do_sample) for stream in job.streams]
             first = draw_first(
@@ -377,6 +385,8 @@ class HFEngine:
     def _end(self, tokens: list[int], row: Row) -> FinishReason | None:
         """Tell whether a row's continuation ends with its last token, and why."""
         policy = row.policy
+        if row.forced:
+            return "unfinished" if len(tokens) >= row.limit else None
         if tokens[-1] in self._loaded.eos_token_ids:
             return "eos"
         if policy.stop_strings:
@@ -390,12 +400,15 @@ class HFEngine:
     def _complete(self, row: Row, reason: FinishReason) -> None:
         """Put a rollout into its job's answer."""
         task = row.task
+        if row.forced:
+            self._finish(task, tuple(row.logprobs))
+            return
         task.rollouts[row.index] = Rollout(tuple(row.tokens[len(task.job.prefix) :]), tuple(row.logprobs), reason)
         task.num_open -= 1
         if task.num_open == 0:
             self._finish(task, Branch(tuple(task.rollouts), task.log_unseen))
 
-    def _finish(self, task: Task, answer: Branch | TopTokens | MaxentError) -> None:
+    def _finish(self, task: Task, answer: Branch | TopTokens | tuple[float, ...] | MaxentError) -> None:
         self._finished.append(Finished(task.ticket, answer, task.num_forwarded))
 
     def _fail(self, task: Task, error: EngineError) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from maxent_ts.engines.base import Capabilities, Finished, Job, NextTokensJob, RolloutJob, uniforms
+from maxent_ts.engines.base import Capabilities, Finished, Job, NextTokensJob, RolloutJob, ScoreJob, uniforms
 from maxent_ts.errors import EngineError, MaxentError, PromptError, SettingError
 from maxent_ts.types import Branch, FinishReason, Policy, Prompt, Rollout, Tokens, TopTokens
 
@@ -39,7 +39,7 @@ class TableEngine:
         eos_token_id: The token that ends a completion; None if only `max_new_tokens` does.
     """
 
-    capabilities = Capabilities(deterministic=True, time_series=False)
+    capabilities = Capabilities(deterministic=True, time_series=False, scores=True)
 
     def __init__(
         self, probabilities: Callable[[Tokens], np.ndarray], vocabulary: Sequence[str], *, eos_token_id: int | None = None
@@ -118,9 +118,9 @@ class TableEngine:
         while self._queue:
             ticket, job = self._queue.popleft()
             counted = len(self._forwarded)
-            answer: Branch | TopTokens | MaxentError
+            answer: Branch | TopTokens | tuple[float, ...] | MaxentError
             try:
-                answer = self._roll_out(job) if isinstance(job, RolloutJob) else self._top_tokens(job)
+                answer = self._answer(job)
             except EngineError as error:
                 answer = error
             finished.append(Finished(ticket, answer, len(self._forwarded) - counted))
@@ -137,6 +137,16 @@ class TableEngine:
         if not np.all(np.isfinite(row)):
             raise EngineError(f"The table's row after {context.prompt + prefix} holds numbers that are not finite.")
         return _under_policy(row, context.policy, context.prompt + prefix)
+
+    def _answer(self, job: Job) -> Branch | TopTokens | tuple[float, ...]:
+        if isinstance(job, RolloutJob):
+            return self._roll_out(job)
+        return self._top_tokens(job) if isinstance(job, NextTokensJob) else self._score(job)
+
+    def _score(self, job: ScoreJob) -> tuple[float, ...]:
+        rows = [self._row(job.context, job.tokens[:place]) for place in range(len(job.tokens))]
+        with np.errstate(divide="ignore"):
+            return tuple(float(np.log(row[token])) for row, token in zip(rows, job.tokens, strict=True))
 
     def _roll_out(self, job: RolloutJob) -> Branch:
         first = self._row(job.context, job.prefix)

@@ -9,6 +9,13 @@ columns, and there is no way to reach them from here.
 A reward may also have a method `prefix` of the same signature that scores unfinished completions: its guess of
 V(s) = log E[exp(λ r) | s] / λ, in the reward's own unit. Searches that steer by it say so.
 
+A reward that asks what the model thinks of a completion under another prompt has an attribute `other_prompts`: names of columns,
+each with a function from the prompt to the other one. The driver has the engine score the completions under it, batched with
+all else, and the column holds log p of each, nats. Generated tokens do not count it; forwarded tokens do.
+
+A reward that was fitted has an attribute `provenance`: by its name, of what kind it is, on what it was fitted, and a content hash.
+run.json, the printed tables and the report say it.
+
 Reference: TRL's GRPOTrainer documentation, "Using a custom reward function".
 """
 
@@ -17,7 +24,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-__all__ = ["Evidence", "Reward", "RewardFunction", "prefix_function"]
+from maxent_ts.types import Prompt
+
+__all__ = ["Evidence", "Reward", "RewardFunction", "other_prompts", "prefix_function", "provenance"]
 
 Evidence = Mapping[str, Any]
 """Why a completion got its reward, as plain JSON values."""
@@ -60,3 +69,13 @@ class Reward(Protocol):
 def prefix_function(reward: Reward | RewardFunction) -> Callable[..., list[float | None]] | None:
     """Return what scores unfinished completions under a reward; None if nothing does."""
     return getattr(reward, "prefix", None)
+
+
+def other_prompts(reward: Reward | RewardFunction) -> Mapping[str, Callable[[Prompt], Prompt]]:
+    """Return the columns of log-probabilities under other prompts that a reward reads; empty for most."""
+    return getattr(reward, "other_prompts", {})
+
+
+def provenance(reward: Reward | RewardFunction) -> Mapping[str, Mapping[str, str]]:
+    """Return for each fitted part of a reward, by name, its `kind` and where it comes from; empty for most."""
+    return getattr(reward, "provenance", {})

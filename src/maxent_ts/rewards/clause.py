@@ -258,7 +258,7 @@ class ClauseReader:
         return [self._make("spread", strength, at, place=place)] if strength else []
 
     def _shapes(self) -> list[Statement]:
-        """Read courses (up, down, flat), extrema, spikes, roughness, and low or high parts."""
+        """Read courses (up, down, flat), extrema, spikes, shifts of level, roughness, and low or high parts."""
         events = self._events()
         places = list(self.places)
         if not events:
@@ -308,7 +308,12 @@ class ClauseReader:
         if "ups" in texts or any({texts[index], texts[index + 1]} == {"up", "down"} for index in range(len(texts) - 1)):
             return [(0, "rough", "volatile")]
         for index, word in enumerate(self.words):
-            if word.kind == "direction":
+            if word.kind == "shift":
+                ways = [each.value for each in self.words[max(index - 2, 0) : index + 3] if each.kind == "direction"]
+                events.append((index, "shift", ways[0] if ways else ""))
+            elif word.kind == "direction" and "shift" in self.kinds[max(index - 2, 0) : index + 3]:
+                continue  # it is the shift's
+            elif word.kind == "direction":
                 if not (events and events[-1][1:] == ("trend", word.value)):
                     events.append((index, "trend", word.value))
             elif word.kind == "sign" and self._has("slope"):

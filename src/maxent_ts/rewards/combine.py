@@ -9,15 +9,16 @@ import inspect
 import math
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
 from maxent_ts import registry
 from maxent_ts.errors import RewardError, SettingError, UnknownNameError
-from maxent_ts.rewards.base import Evidence, Reward, prefix_function
+from maxent_ts.rewards.base import Evidence, Reward, other_prompts, prefix_function, provenance
 from maxent_ts.rewards.function import call, from_function, shown
+from maxent_ts.types import Prompt
 
 __all__ = ["WeightedSum", "from_function", "load_reward", "parse_rewards"]
 
@@ -95,6 +96,16 @@ class WeightedSum:
         if len(functions) < len(parts):
             return None
         return lambda **inputs: self._weighted(functions, inputs)
+
+    @property
+    def other_prompts(self) -> Mapping[str, Callable[[Prompt], Prompt]]:
+        """Those of all parts: rewards that share the name of a column share the prompt."""
+        return {name: make for reward in self._rewards for name, make in other_prompts(reward).items()}
+
+    @property
+    def provenance(self) -> Mapping[str, Mapping[str, str]]:
+        """Those of all parts."""
+        return {name: facts for reward in self._rewards for name, facts in provenance(reward).items()}
 
     def _weighted(self, functions: Sequence[tuple[str, Callable[..., Any]]], inputs: dict[str, Any]) -> list[float | None]:
         parts = [call(name, function, inputs, len(inputs["completions"])) for name, function in functions]

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from maxent_ts.errors import MaxentError, RewardError, SettingError
-from maxent_ts.rewards.base import Evidence, Reward, prefix_function
+from maxent_ts.rewards.base import Evidence, Reward, other_prompts, prefix_function
 
 __all__ = ["TrainerState", "call", "check_values", "from_function", "shown"]
 
@@ -109,6 +109,7 @@ class _FunctionReward:
         self.name = name
         self._function = _synchronous(function)
         prefix = prefix_function(function)
+        self.other_prompts = other_prompts(function)
         self.prefix = None if prefix is None else _FunctionReward(prefix, f"{name}.prefix")
         parameters = inspect.signature(function).parameters.values()
         self._takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)

@@ -14,7 +14,7 @@ from maxent_ts.rewards.statements import Statement
 __all__ = ["informativeness"]
 
 _WHOLE: Mapping[tuple[str, str], float] = {
-    ("trend", "up"): 0.2,
+    ("trend", "up"): 0.15,
     ("trend", "down"): 0.1,
     ("flat", ""): 0.55,
     ("no trend", ""): 0.7,
@@ -34,6 +34,9 @@ _WHOLE: Mapping[tuple[str, str], float] = {
     ("spread", "strong"): 0.65,
     ("spread change", "up"): 0.2,
     ("spread change", "down"): 0.2,
+    ("shift", ""): 0.05,
+    ("shift", "up"): 0.05,
+    ("shift", "down"): 0.05,
     ("spike", ""): 0.35,
     ("axis", "gravity"): 0.33,
     ("axis", "most variable"): 0.33,
@@ -41,7 +44,16 @@ _WHOLE: Mapping[tuple[str, str], float] = {
 }
 """Share of series of which a statement without a place holds."""
 
-_PART: Mapping[str, float] = {"trend": 0.3, "flat": 0.2, "extreme": 0.65, "rough": 0.5, "spread": 0.45, "spike": 0.65, "level": 0.4}
+_PART: Mapping[str, float] = {
+    "trend": 0.35,
+    "flat": 0.15,
+    "extreme": 0.7,
+    "rough": 0.5,
+    "spread": 0.45,
+    "spike": 0.65,
+    "level": 0.4,
+    "shift": 0.05,
+}
 """Share of series of which a statement about a part holds, by kind."""
 
 _POINT = 0.2

@@ -55,6 +55,7 @@ _WORDS: tuple[tuple[str, str, str], ...] = (
     ("extreme", "peak", r"peak\w*|crest\w*|hills?|humps?|bumps?"),
     ("extreme", "trough", r"trr?oo?u?gh\w*|bottom\w*|dip(?:s|ped|ping)?|valleys?|craters?"),
     ("spike", "", r"spik\w*|outliers?|bursts?|anomal\w+"),
+    ("shift", "", r"shift\w*|regimes?|step-?change"),
     (
         "rough",
         "rough",

@@ -21,6 +21,7 @@ __all__ = [
     "check_level",
     "check_no_trend",
     "check_rough",
+    "check_shift",
     "check_spike",
     "check_trend",
 ]
@@ -68,6 +69,13 @@ def _advance(part: np.ndarray) -> float:
     return 0.7 * (_climb(part) - 0.3 * _climb(-part)) + 0.3 * net
 
 
+def _around(path: np.ndarray, low: float, high: float) -> tuple[float, float]:
+    """Return the largest climb in and around a part, and how far from the part the steepest step of all is."""
+    steps = np.diff(path)
+    position = (int(np.argmax(steps)) + 0.5) / len(steps)
+    return _climb(_part(path, max(low - 0.15, 0.0), min(high + 0.15, 1.0))), max(low - position, position - high, 0.0)
+
+
 _SPLITS = (0.25, 0.4, 0.5, 0.6, 0.75)
 """Where one course may give way to the next in "rises, then falls"."""
 
@@ -78,7 +86,7 @@ def check_trend(statement: Statement, series: Measured, _: Scene) -> Verdict:
     relation = statement.place.relation
     if relation == "whole":
         correlation = series.trend.rank_correlation
-        return ramp(sign * correlation, 0.1, 0.75), {"rank_correlation": correlation, "slope_per_step": series.trend.slope}
+        return ramp(sign * correlation, 0.1, 1.0), {"rank_correlation": correlation, "slope_per_step": series.trend.slope}
     path = sign * series.coarse_path
     if relation in ("opening", "closing"):
         parts = [_part(path, 0.0, split) if relation == "opening" else _part(path, split, 1.0) for split in _SPLITS]
@@ -88,6 +96,10 @@ def check_trend(statement: Statement, series: Measured, _: Scene) -> Verdict:
     advance = _advance(_part(path, low, high))
     degree = ramp(advance, 0.0, 0.7)
     measured = {"advance_in_ranges": sign * advance, "from": low, "to": high}
+    if relation == "in" and low > 0.0 and high - low < 0.5:
+        climb, distance = _around(sign * series.path, low, high)
+        degree = ramp(0.7 * advance + 0.3 * climb + 0.2 * ramp(distance, 0.25, 0.0), 0.15, 0.9)
+        measured |= {"climb_around_in_ranges": climb, "steepest_step_away": distance}
     values = _part(series.values, low, high)
     if degree < 1.0 and advance > 0.0 and len(values) >= _MANY:
         # A gentle but steady rise is a rise too, where there are enough points to tell it from chance.
@@ -117,7 +129,7 @@ def check_flat(statement: Statement, series: Measured, scene: Scene) -> Verdict:
         if relation == "until":
             high = 0.8 * high
         spread = float(np.ptp(_part(path, low, high)))
-    return ramp(spread, 0.75, 0.1), {"range_of_part_over_range": spread}
+    return ramp(spread, 0.75, 0.03), {"range_of_part_over_range": spread}
 
 
 def check_no_trend(_: Statement, series: Measured, __: Scene) -> Verdict:
@@ -185,6 +197,10 @@ def check_extreme(statement: Statement, series: Measured, _: Scene) -> Verdict:
         # Writers call it a peak at the beginning only where the series first climbs to it.
         climb = _climb(_part(path, 0.0, 0.8 * place.high))
         return ramp(climb + 0.5 * found + 0.25 * lead, 0.1, 1.0), {**measured, "climb_in_ranges": climb}
+    if place.relation == "in":
+        part = _part(path, max(place.low - 0.06, 0.0), min(place.high + 0.06, 1.0))
+        up, down = _climb(part), _climb(-part)
+        return ramp(0.5 * found + lead + 0.25 * (up + down), 0.1, 0.8), {**measured, "climb_in_ranges": up, "drop_in_ranges": down}
     return ramp(found + 0.5 * lead, -0.1, 0.7), measured
 
 
@@ -211,6 +227,24 @@ def check_level(statement: Statement, series: Measured, _: Scene) -> Verdict:
     """Low or high within a part: the mean of the path there."""
     mean = float(_part(series.path, statement.place.low, statement.place.high).mean())
     return (ramp(mean, 0.65, 0.2) if statement.value == "low" else ramp(mean, 0.35, 0.8)), {"mean_of_part_in_ranges": mean}
+
+
+def check_shift(statement: Statement, series: Measured, _: Scene) -> Verdict:
+    """A shift of level: two levels explain most of the variance, and most of the way between them is one jump."""
+    shift = series.shift
+    length = len(series)
+    split = round(shift.position * (length - 1) + 0.5)
+    near = max(1, length // 20)
+    jump = float(series.values[split : split + near].mean() - series.values[max(split - near, 0) : split].mean()) if split else 0.0
+    share = jump / shift.size if shift.size else 0.0
+    degree = ramp(shift.strength, 0.4, 0.7) * ramp(share, 0.4, 0.8)
+    place = statement.place
+    if place.explicit and place.relation != "whole":
+        degree *= ramp(max(place.low - shift.position, shift.position - place.high, 0.0), 0.2, 0.05)
+    if statement.value and (shift.size > 0.0) != (statement.value == "up"):
+        degree = 0.0
+    measured = {"position": shift.position, "size": shift.size, "variance_explained": shift.strength, "jump_over_size": share}
+    return degree, measured
 
 
 def check_spike(statement: Statement, series: Measured, _: Scene) -> Verdict:

@@ -16,6 +16,9 @@ Without labels:
     length 0.2      1 from 6 to 160 words, falling to 0 at no words and at 320.
     no_loop 0.2     As above.
 
+An unfinished text is worth the most that it can still become: a label named too early, a line break, what stands behind "Answer:"
+and is no label, and words beyond the limit are not made good again. A loop can be, by going on without it.
+
 The rules are those of OpenTSLM's prompts (arXiv 2510.02410): one paragraph, no label before the final sentence, "Answer: " at
 the end.
 """
@@ -29,7 +32,7 @@ from typing import Any
 
 from maxent_ts.rewards.base import Evidence
 
-__all__ = ["Format"]
+__all__ = ["Format", "rationale_and_label"]
 
 _WITH_LABELS = {"answer": 0.5, "ended": 0.2, "rationale": 0.1, "paragraph": 0.1, "no_loop": 0.1}
 _WITHOUT_LABELS = {"ended": 0.4, "punctuation": 0.2, "length": 0.2, "no_loop": 0.2}
@@ -64,6 +67,14 @@ class Format:
             for evidence in self.explain(prompts=prompts, completions=completions, completion_ids=completion_ids, **columns)
         ]
 
+    def prefix(
+        self, *, prompts: list[Any], completions: list[str], completion_ids: list[list[int]], **columns: list[Any]
+    ) -> list[float | None]:
+        """Return for each unfinished text the least upper bound known of its value, however it goes on."""
+        del prompts, completion_ids
+        labels = columns.get("labels") or [None] * len(completions)
+        return [_bound(*row) for row in zip(completions, labels, strict=True)]
+
     def explain(
         self, *, prompts: list[Any], completions: list[str], completion_ids: list[list[int]], **columns: list[Any]
     ) -> list[Evidence]:
@@ -73,6 +84,13 @@ class Format:
         labels = columns.get("labels") or nothing
         reasons = columns.get("finish_reasons") or nothing
         return [_judge(*row) for row in zip(completions, labels, reasons, strict=True)]
+
+
+def rationale_and_label(text: str, labels: Sequence[str]) -> tuple[str, str | None]:
+    """Return what stands before the last "Answer:", and the label behind it as `labels` has it; None if that is no label."""
+    before, marker, tail = text.rpartition(_ANSWER)
+    stated = tail.strip().strip(_AROUND_A_LABEL).lower() if marker else ""
+    return before, next((label for label in labels if label.lower() == stated), None)
 
 
 def _judge(text: str, labels: Sequence[str] | None, reason: str | None) -> Evidence:
@@ -91,6 +109,24 @@ def _judge(text: str, labels: Sequence[str] | None, reason: str | None) -> Evide
     total = sum(part["weight"] for part in parts.values())
     value = sum(part["weight"] * part["value"] for part in parts.values()) / total
     return {"value": min(value, 1.0), "parts": {name: parts[name] for name in weights if name in parts}}
+
+
+def _bound(text: str, labels: Sequence[str] | None) -> float:
+    """Return the most that a text which begins so can get."""
+    body = text.strip()
+    if not labels:
+        lost = 1.0 - _fall(len(_words(body)), _MAX_WORDS, 2 * _MAX_WORDS)
+        return 1.0 - _WITHOUT_LABELS["length"] * lost
+    bound = 1.0 - _WITH_LABELS["paragraph"] * ("\n" in body)
+    before, marker, tail = text.partition(_ANSWER)
+    stated = tail.strip().strip(_AROUND_A_LABEL).lower()
+    if marker and (_ANSWER in tail or not any(label.lower().startswith(stated) for label in labels)):
+        bound -= _WITH_LABELS["answer"] * (1.0 - _REPEATED_ANSWER)
+        before = text
+    ends = [match.end() for match in _SENTENCE_END.finditer(before)]
+    if ends and _label_pattern(tuple(labels)).search(before[: ends[-1]]):
+        bound -= _WITH_LABELS["rationale"]
+    return bound
 
 
 def _with_labels(body: str, labels: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -23,6 +23,7 @@ from maxent_ts.rewards.shapes import (
     check_level,
     check_no_trend,
     check_rough,
+    check_shift,
     check_spike,
     check_trend,
 )
@@ -146,6 +147,7 @@ CHECKS: Mapping[str, Callable[[Statement, Measured, Scene], Verdict | None]] = {
     "number": _check_number,
     "rhythm": _check_rhythm,
     "rough": check_rough,
+    "shift": check_shift,
     "spike": check_spike,
     "spread": _check_spread,
     "spread change": _check_spread_change,

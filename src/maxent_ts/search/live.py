@@ -13,7 +13,7 @@ import numpy as np
 from maxent_ts.engines.base import Engine, NextTokensJob, RolloutJob
 from maxent_ts.errors import EngineError, MaxentError, SettingError
 from maxent_ts.registry import METHODS, METHODS_WITHOUT_LOGPROBS
-from maxent_ts.rewards.base import Reward, prefix_function
+from maxent_ts.rewards.base import Reward, other_prompts, prefix_function
 from maxent_ts.search.base import (
     AS_MANY_AS_AFFORDABLE,
     Answers,
@@ -26,6 +26,7 @@ from maxent_ts.search.base import (
     Search,
     SearchFactory,
 )
+from maxent_ts.search.other_prompts import OtherPrompts
 from maxent_ts.types import Branch, Budget, Completion, Outcome, Policy, Prompt, Target, Tokens, TopTokens, Usage
 
 __all__ = ["Live", "SearchJob", "SearchResult"]
@@ -65,6 +66,8 @@ class SearchResult:
     error: Exception | None = None
     trajectory: tuple[tuple[int, float], ...] = ()
     """(generated tokens so far, best reward so far), one pair per scored completion."""
+    other_logprobs: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Columns that the reward asked for: log p of each completion of the outcome under another prompt, nats."""
 
 
 class Live:
@@ -90,6 +93,8 @@ class Live:
         self._outcome: Outcome | None = None
         self._error: Exception | None = None
         self._texts: dict[Tokens, str] = {}
+        self._other_prompts: OtherPrompts | None = None
+        self._other_logprobs: Mapping[str, tuple[float, ...]] = {}
         self._cost_at: dict[Tokens, int] = {}
         self._num_finished = 0
         self._finished: set[Tokens] = set()
@@ -109,6 +114,7 @@ class Live:
             self.usage.prompt_tokens = self._context.num_prompt_tokens
             self._check_budget()
             self._check_method()
+            self._other_prompts = OtherPrompts(engine, job.prompt, job.policy, other_prompts(reward))
             self._search = job.method(np.random.default_rng(job.seed), target)
         except Exception as error:  # noqa: BLE001 - one failing search must not end the others; the error is in its result
             self.fail(error)
@@ -126,6 +132,8 @@ class Live:
     def resume(self) -> None:
         """Send the last answer in and take the next request."""
         assert self._search is not None
+        if isinstance(self.request, Rewards):
+            return  # it waited for the engine's scores, and can now be answered
         value, self._value = self._value, None
         try:
             self.request = self._search.send(value)
@@ -175,7 +183,21 @@ class Live:
             self._deliver()
         return list(self.tickets)
 
-    def receive(self, ticket: int, answer: Branch | TopTokens | MaxentError, forwarded_tokens: int) -> None:
+    def submit_scores(self) -> list[int]:
+        """Hand what the reward asks of the engine for an open `Rewards` request to it; returns the tickets to wait for."""
+        assert self._other_prompts is not None
+        jobs = self._other_prompts.jobs(self.scored_completions)
+        self._answers = [None] * len(jobs)
+        self.tickets = {self._engine.submit(job): index for index, job in enumerate(jobs)}
+        self._num_open = len(self.tickets)
+        return list(self.tickets)
+
+    def other_logprobs(self) -> dict[str, tuple[float, ...]]:
+        """Return log p of the completions of an open `Rewards` request under the reward's other prompts, by column."""
+        assert self._other_prompts is not None
+        return self._other_prompts.columns(self.scored_completions) if isinstance(self.request, Rewards) else {}
+
+    def receive(self, ticket: int, answer: Branch | TopTokens | tuple[float, ...] | MaxentError, forwarded_tokens: int) -> None:
         """Take one answer of the engine; when all are there, the search is ready."""
         self.usage.forwarded_tokens += forwarded_tokens
         self._num_open -= 1
@@ -227,6 +249,8 @@ class Live:
         self.usage.seconds = time.perf_counter() - self._started
         if self._search is not None:
             self._search.close()
+        if self._other_prompts is not None:
+            self._other_prompts.close()
         if self._context is not None:
             self.usage.prompt_tokens = self._context.num_prompt_tokens  # which a server may have counted only now
             self._engine.close(self._context)
@@ -234,7 +258,7 @@ class Live:
 
     def result(self) -> SearchResult:
         """What became of it."""
-        return SearchResult(self.job, self._outcome, self.usage, self._error, tuple(self._trajectory))
+        return SearchResult(self.job, self._outcome, self.usage, self._error, tuple(self._trajectory), self._other_logprobs)
 
     def _check_budget(self) -> None:
         budget, length = self.job.budget, self.job.policy.max_new_tokens
@@ -285,6 +309,10 @@ class Live:
 
     def _deliver(self) -> None:
         """Meter the answers in the order of the request, and make them the value to send."""
+        if isinstance(self.request, Rewards):
+            assert self._other_prompts is not None
+            self._other_prompts.receive(self._answers)
+            return
         requests = self.request.requests if isinstance(self.request, Parallel) else (self.request,)
         for one, answer in zip(requests, self._answers, strict=True):
             if isinstance(answer, Branch) and isinstance(one, Rollouts):
@@ -308,6 +336,8 @@ class Live:
         """Add the texts, and the diagnostics that every method has: see `Outcome.info`."""
         if not all(math.isfinite(weight) for weight in outcome.weights):
             raise EngineError("The method weighed completions by numbers that are not finite. Does it need log p, and is it known?")
+        assert self._other_prompts is not None
+        self._other_logprobs = self._other_prompts.columns(outcome.completions)
         completions = tuple(replace(one, text=self.text(one.tokens)) for one in outcome.completions)
         info = dict(outcome.info)
         if outcome.weights:

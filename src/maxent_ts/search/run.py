@@ -99,21 +99,27 @@ def _advance(live: list[Live], waiting: dict[int, Live], reward: Reward) -> None
     while ready := [one for one in live if one.is_ready]:
         for one in ready:
             one.resume()
+        for one in ready:
+            if isinstance(one.request, Rewards):
+                _submit(one, one.submit_scores, waiting)
         for kind in (Rewards, PrefixRewards):
-            scoring = [one for one in ready if isinstance(one.request, kind)]
+            scoring = [one for one in ready if isinstance(one.request, kind) and one.is_ready]
             if scoring:
                 _score(scoring, reward)
         for one in ready:
             if isinstance(one.request, Answers):
                 one.read_answers()
             elif isinstance(one.request, (Rollouts, NextTokens, Parallel)):
-                try:
-                    tickets = one.submit()
-                except Exception as error:  # noqa: BLE001 - as in _score
-                    one.fail(error)
-                    continue
-                for ticket in tickets:
-                    waiting[ticket] = one
+                _submit(one, one.submit, waiting)
+
+
+def _submit(one: Live, submit: Callable[[], list[int]], waiting: dict[int, Live]) -> None:
+    try:
+        tickets = submit()
+    except Exception as error:  # noqa: BLE001 - as in _score
+        one.fail(error)
+        return
+    waiting.update(dict.fromkeys(tickets, one))
 
 
 def _score(scoring: list[Live], reward: Reward) -> None:
@@ -139,6 +145,7 @@ def _score(scoring: list[Live], reward: Reward) -> None:
 
 def _call_reward(scoring: list[Live], reward: Reward) -> list[float]:
     rows = [(one, completion) for one in scoring for completion in one.scored_completions]
+    others = [one.other_logprobs() for one in scoring]
     names = sorted({name for one in scoring for name in one.job.inputs})
     function = reward if isinstance(scoring[0].request, Rewards) else prefix_function(reward)
     assert function is not None, "a search asked for prefix rewards although its target has none"
@@ -149,6 +156,7 @@ def _call_reward(scoring: list[Live], reward: Reward) -> list[float]:
         logprobs=[completion.logprob for _, completion in rows],
         finish_reasons=[completion.finish_reason for _, completion in rows],
         **{name: [one.job.inputs.get(name) for one, _ in rows] for name in names},
+        **{name: [value for own in others for value in own[name]] for name in others[0]},
     )
     if len(values) != len(rows):
         raise RewardError(
