@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any, SupportsIndex
 
-from maxent_ts.engines.base import Capabilities, Finished, Job, RolloutJob
+from maxent_ts.engines.base import Capabilities, Finished, Job, RolloutJob, ScoreJob
 from maxent_ts.engines.openai_client import Client, RefusedError
 from maxent_ts.engines.openai_contexts import Place, Segments, ServerContext, TokenIds
 from maxent_ts.engines.openai_jobs import JobRunner
@@ -250,6 +250,8 @@ class OpenAIEngine:
 async def _answer(runner: JobRunner, finished: queue.SimpleQueue[Finished], ticket: int, job: Job) -> None:
     """Carry out one job and report it, whatever becomes of it."""
     try:
+        if isinstance(job, ScoreJob):
+            raise EngineError("This engine does not score given tokens: a server would compute their prompt again for each.")
         work = runner.roll_out(job) if isinstance(job, RolloutJob) else runner.next_tokens(job)
         answer, num_forwarded = await work
         finished.put(Finished(ticket, answer, num_forwarded))
