@@ -36,6 +36,9 @@ ROOT = 0
 NO_PARENT = -1
 NO_COMPLETION = -1
 
+FEW_TERMS = 64
+"""Up to so many, a sum in Python takes no longer than one in numpy."""
+
 
 class Tree:
     """Nodes as parallel lists, one entry per token paid for; a parent's index is below its children's.
@@ -338,12 +341,14 @@ class Tree:
 
 
 def _log_sum(logs: list[float]) -> float:
-    """Log Σ exp, for the few terms of one node, where numpy's call overhead would dominate."""
+    """Log Σ exp of a node's terms: without numpy where they are few, as its calls would take longer than the sum."""
     if len(logs) == 1:
         return logs[0]
     high = max(logs)
     if high == -math.inf:
         return high
+    if len(logs) > FEW_TERMS:
+        return high + math.log(np.exp(np.array(logs) - high).sum())
     return high + math.log(sum(math.exp(one - high) for one in logs))
 
 
