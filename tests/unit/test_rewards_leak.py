@@ -86,7 +86,7 @@ def outputs(task: Windows, reward: str, path: Path) -> tuple[list[dict[str, Any]
     kept = []
     for record in run.records:
         assert record.error is None, record.error
-        values = record.model_dump(exclude={"target", "correct"})
+        values = record.model_dump(exclude={"target", "correct", "scores"})
         values["usage"].pop("seconds")
         kept.append(values)
     return kept, [record.correct for record in run.records]
