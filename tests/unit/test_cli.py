@@ -188,7 +188,7 @@ def test_ctrl_c_gives_exit_code_130_and_a_run_to_continue(tmp_path):
     command = [sys.executable, "-c", "from maxent_ts.cli import main; main()", *map(str, eval_toy(tmp_path))]
     samples = tmp_path / "run" / "samples.jsonl"
     process = subprocess.Popen(
-        command, env={**os.environ, "TEST_ENGINE_PAUSE": "0.3"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, env={**os.environ, "TEST_ENGINE_PAUSE": "1.0"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     deadline = time.monotonic() + 60
     while not (samples.exists() and samples.read_bytes().count(b"\n") >= 2) and time.monotonic() < deadline:

@@ -141,7 +141,8 @@ class Client:
         """Cancel what is under way, close the connections and end the thread. May be called twice."""
         if self._loop.is_closed():
             return
-        self.start(self._disconnect()).result(timeout=10)
+        # Not `result`: where the loop is slow to answer, the thread is stopped all the same.
+        concurrent.futures.wait([self.start(self._disconnect())], timeout=10)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=10)
         self._loop.close()
