@@ -28,8 +28,17 @@ BENCHMARKS = {
     "engine-tiny": ("Decoding, 6 million parameters", "benchmarks/engine.py --shape tiny --json"),
     "engine-135m": (
         "Decoding, 135 million parameters",
-        "benchmarks/engine.py --shape 135m --rounds 2 --sections speed long memory seed --json",
+        "benchmarks/engine.py --shape 135m --rounds 2 --without a --sections speed memory --json",
     ),
+    "engine-long": (
+        "Decoding, 135 million parameters: long prompts, time outside the model, the seed's job",
+        "benchmarks/engine.py --shape 135m --rounds 2 --sections long overhead seed --json",
+    ),
+    "engine-1b": (
+        "Decoding, 1.2 billion parameters",
+        "benchmarks/engine.py --shape 1b --rollouts 10 --rounds 1 --without a d e g --sections speed --json",
+    ),
+    "opentslm": ("A sample of OpenTSLM's stages 2 and 3, 1.2 billion parameters", "benchmarks/opentslm.py --items 1 --json"),
     "tree": ("The search beside the model: one search", "benchmarks/tree_growth.py --json"),
     "driver": ("The search beside the model: many searches", "benchmarks/driver.py"),
     "exact": ("Against the truth: laws", "benchmarks/exact.py --quick --section enumerable --table additive --json"),
@@ -46,30 +55,26 @@ long version. Ratios count, measured side by side in one process: absolute times
 """
 
 
-def section(name: str, title: str, command: str) -> str:
+def section(name: str) -> str:
     """Run one benchmark and return its section."""
     start = time.perf_counter()
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", *command.split()], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
-    minutes = (time.perf_counter() - start) / 60
-    lines = done.stdout.rstrip().splitlines()
-    gates = None
-    if lines and lines[-1].startswith("{"):
-        gates = json.loads(lines.pop()).get("gates")
+    command = [sys.executable, "-W", "ignore", *BENCHMARKS[name][1].split()]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    problem = (done.stderr.strip().splitlines() or ["no message"])[-1] if done.returncode else None
+    return rendered(name, done.stdout, problem, (time.perf_counter() - start) / 60)
+
+
+def rendered(name: str, output: str, problem: str | None, minutes: float) -> str:
+    """Turn what a benchmark printed into a section of the page."""
+    title, command = BENCHMARKS[name]
+    lines = output.rstrip().splitlines()
+    gates = json.loads(lines.pop()).get("gates") if lines and lines[-1].startswith("{") else None
     if gates:
-        lines = [line for line in lines if line.split(": ")[0] not in gates]
+        lines = [line for line in lines if line.rpartition(": ")[0] not in gates]
     parts = [f"## {title}", "", f"<!-- section {name} -->", f"`python {command}` · {_setting()} · {minutes:.1f} minutes", ""]
-    if done.returncode:
-        parts += [
-            "It failed:",
-            "",
-            "```text",
-            done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no message",
-            "```",
-            "",
-        ]
+    if problem:
+        parts += ["It failed:", "", "```text", problem, "```", ""]
     if lines:
         parts += ["```text", *lines, "```", ""]
     if gates:
@@ -88,7 +93,7 @@ def main() -> None:
     args = parser.parse_args()
     kept = _sections(PAGE.read_text(encoding="utf-8")) if PAGE.exists() else {}
     for name in args.only:
-        kept[name] = section(name, *BENCHMARKS[name])
+        kept[name] = section(name)
         PAGE.write_text("\n".join([HEAD, *(kept[one] for one in BENCHMARKS if one in kept)]).rstrip() + "\n", encoding="utf-8")
 
 

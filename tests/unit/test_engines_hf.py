@@ -98,6 +98,17 @@ def test_time_series_prompts_equal_full_forwards_from_the_embeddings(tmp_path):
     assert engine.open("ab", POLICY).num_prompt_tokens == 3
 
 
+@pytest.mark.parametrize("kind", ["llama", "llama-16", "gpt2"])
+def test_prompts_that_need_no_filling_up_equal_full_forwards(kind):
+    """Catches keys in another layout where a prompt's length is already a good number."""
+    model = tiny_model(kind, eos_token_id=None)
+    engine = HFEngine(model, max_batch_size=4)
+    for length in (31, 32, 33, 63, 64, 65, 96):
+        context = engine.open([(7 * i) % 29 + 2 for i in range(length)], POLICY)
+        done = answers(engine, [RolloutJob(context, (), streams(3))])[0]
+        assert max(largest_difference(model, context.inputs, (), one, POLICY) for one in done.answer.rollouts) < 1e-5
+
+
 @pytest.mark.parametrize(
     ("kind", "attention", "kv_cache_gib"),
     [("llama", "sdpa", 1.0), ("llama", "sdpa", 0.0), ("llama-16", "sdpa", 6e-5), ("llama", "eager", 1.0), ("llama", "eager", 6e-5)],

@@ -23,11 +23,13 @@ import torch
 
 from maxent_ts.errors import MaxentError
 
-__all__ = ["Kernels", "kernels", "kernels_status"]
+__all__ = ["PROMPT_MULTIPLE", "Kernels", "kernels", "kernels_status"]
 
 SWITCH = "MAXENT_TS_KERNELS"
 FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fopenmp", "-Wno-psabi")
 BUILD_SECONDS = 300
+PROMPT_MULTIPLE = 32
+"""A prompt's keys are read by so many."""
 
 _POINTER, _INTEGER, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 _SIGNATURES = {
@@ -78,6 +80,8 @@ class Kernels:
         keys, values, num_tokens = prompt
         own_keys, own_values = own
         _, num_heads, size = query.shape
+        if keys.stride(1) != 1 or keys.shape[1] % PROMPT_MULTIPLE or not values.is_contiguous():
+            raise ValueError(f"A prompt's keys are stored transposed and filled up, but have strides {keys.stride()}.")
         self.library.attend(
             query.data_ptr(), output.data_ptr(), query.stride(0), keys.data_ptr(), values.data_ptr(), num_tokens, keys.shape[1],
             keys.stride(2), own_keys.data_ptr(), own_values.data_ptr(), own_keys.stride(1) // size, lengths.data_ptr(),

@@ -17,7 +17,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 
 from maxent_ts.engines.attention import PromptGroup, decoding_attention, round_up
 from maxent_ts.engines.cache import KeyValues, PromptEntry
-from maxent_ts.engines.kernels import kernels
+from maxent_ts.engines.kernels import PROMPT_MULTIPLE, kernels
 from maxent_ts.engines.windows import sliding_window
 from maxent_ts.models.media import Media, MediaRows, attending, attending_prompt
 
@@ -25,8 +25,6 @@ __all__ = ["FEWEST_KEYS", "SlotCache", "all_log_probabilities", "decode", "prefi
 
 LENGTH_MULTIPLE = 16
 """A row's bits do not depend on how many masked keys follow if their number is whole vector registers (16 floats in AVX-512)."""
-PROMPT_MULTIPLE = 32
-"""The compiled kernels read a prompt's keys by so many."""
 FEWEST_KEYS = 64
 """Products of fewer than 400 multiplications take another kernel in torch; with so many keys there are none."""
 
@@ -165,8 +163,8 @@ def prefill(model: Any, inputs: torch.Tensor, media: Media | None = None) -> Pro
     key_values: list[torch.Tensor] = []
     for layer in layers:
         # Stored with the positions side by side, as the products with queries read them.
-        key_values.append(torch.nn.functional.pad(layer.keys[0].transpose(1, 2), (0, padding)).transpose(1, 2))
-        key_values.append(torch.nn.functional.pad(layer.values[0], (0, 0, 0, padding)))
+        key_values.append(torch.nn.functional.pad(layer.keys[0].transpose(1, 2), (0, padding)).contiguous().transpose(1, 2))
+        key_values.append(torch.nn.functional.pad(layer.values[0], (0, 0, 0, padding)).contiguous())
     behind = None if seen is None else seen.behind_prompt()
     return PromptEntry(tuple(key_values), output.logits[0, -1].clone(), len(inputs), behind)
 
