@@ -122,7 +122,7 @@ class Client:
         self._gate = Gate(max_concurrent_requests)
         self._not_before = 0.0
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="maxent-ts-requests", daemon=True)
+        self._thread = threading.Thread(target=_run, args=(self._loop,), name="maxent-ts-requests", daemon=True)
         self._thread.start()
         self._http: httpx.AsyncClient = self.start(self._connect(max_concurrent_requests)).result()
         self.num_requests = 0
@@ -138,14 +138,12 @@ class Client:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     def shut_down(self) -> None:
-        """Cancel what is under way, close the connections and end the thread. May be called twice."""
+        """Cancel what is under way, close the connections and end the thread. May be called twice, and from any thread."""
         if self._loop.is_closed():
             return
-        # Not `result`: where the loop is slow to answer, the thread is stopped all the same.
-        concurrent.futures.wait([self.start(self._disconnect())], timeout=10)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(timeout=10)
-        self._loop.close()
+        asyncio.run_coroutine_threadsafe(self._disconnect(), self._loop).add_done_callback(lambda _: self._loop.stop())
+        if threading.current_thread() is not self._thread:  # the garbage collector may run in it
+            self._thread.join(timeout=10)
 
     async def ask(
         self,
@@ -244,3 +242,11 @@ def _retry_after(response: httpx.Response) -> float:
         except ValueError:
             return 0.0
     return min(max(seconds, 0.0), LONGEST_DELAY) if seconds == seconds else 0.0
+
+
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    """Serve requests until the loop is stopped."""
+    try:
+        loop.run_forever()
+    finally:
+        loop.close()

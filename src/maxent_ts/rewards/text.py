@@ -118,10 +118,14 @@ def _bound(text: str, labels: Sequence[str] | None) -> float:
         lost = 1.0 - _fall(len(_words(body)), _MAX_WORDS, 2 * _MAX_WORDS)
         return 1.0 - _WITHOUT_LABELS["length"] * lost
     bound = 1.0 - _WITH_LABELS["paragraph"] * ("\n" in body)
-    before, marker, tail = text.partition(_ANSWER)
+    before, marker, tail = text.rpartition(_ANSWER)
+    if not marker:
+        before = text
     stated = tail.strip().strip(_AROUND_A_LABEL).lower()
-    if marker and (_ANSWER in tail or not any(label.lower().startswith(stated) for label in labels)):
+    can_end = any(label.lower().startswith(stated) for label in labels)
+    if marker and (_ANSWER in before or not can_end):
         bound -= _WITH_LABELS["answer"] * (1.0 - _REPEATED_ANSWER)
+    if marker and not can_end:  # another "Answer:" must come, and all of this stands before it
         before = text
     ends = [match.end() for match in _SENTENCE_END.finditer(before)]
     if ends and _label_pattern(tuple(labels)).search(before[: ends[-1]]):
