@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import platform
 import statistics
 import sys
 import time
@@ -39,6 +38,7 @@ from benchmarks.decoding.shapes import SHAPES, build_model
 
 from maxent_ts.engines.hf import HFEngine
 from maxent_ts.engines.kernels import kernels_status
+from maxent_ts.fingerprint import hardware
 
 SECTIONS = ("speed", "long", "memory", "overhead", "seed", "threads")
 LONG_PROMPT, LONG_STEPS = 3000, 12
@@ -220,7 +220,7 @@ def main() -> None:
         bench.gate(f"exact: share of the roofline, {rows} rollouts", own[0]["tokens_per_cpu_second"] / limit if own else 0.0)
     setting = {
         "shape": args.shape, "prompt": args.prompt, "new_tokens": args.new_tokens, "rounds": args.rounds,
-        "threads": torch.get_num_threads(), "machine": _machine(), "kernels": kernels_status(),
+        "threads": torch.get_num_threads(), "machine": hardware()["processor"], "kernels": kernels_status(),
         "torch": torch.__version__, "transformers": transformers.__version__,
     }  # fmt: skip
     print(", ".join(f"{name}: {value}" for name, value in setting.items()))
@@ -231,14 +231,6 @@ def main() -> None:
         print(f"{name}: {gate['value']}{goal}")
     if args.json:
         print(json.dumps({"setting": setting, "results": bench.results, "gates": bench.gates}))
-
-
-def _machine() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 if __name__ == "__main__":

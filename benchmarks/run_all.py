@@ -20,6 +20,8 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
+from maxent_ts.fingerprint import hardware
+
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "benchmarks.md"
 PACKAGES = ("maxent-ts", "torch", "transformers", "numpy")
@@ -104,15 +106,8 @@ def _sections(page: str) -> dict[str, str]:
 
 def _setting() -> str:
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES)
-    return f"{datetime.now(UTC):%Y-%m-%d} · {_processor()}, {os.cpu_count()} cores · Python {platform.python_version()}, {versions}"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    machine = f"{hardware()['processor']}, {os.cpu_count()} cores"
+    return f"{datetime.now(UTC):%Y-%m-%d} · {machine} · Python {platform.python_version()}, {versions}"
 
 
 if __name__ == "__main__":

@@ -34,6 +34,11 @@ BOS, EOS = 0, 1
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}{% if add_generation_prompt %}a.{% endif %}"
 
 
+def streams(num: int, *, start: int = 0, example: int = 0) -> tuple[tuple[int, ...], ...]:
+    """Sources of random numbers for so many rollouts."""
+    return tuple((1, example, start + i) for i in range(num))
+
+
 def tiny_model(kind: str = "llama", *, seed: int = 0, num_positions: int = 128, eos_token_id: int | list[int] | None = EOS):
     """A random causal language model over VOCABULARY, with rows that are far from flat."""
     torch.manual_seed(seed)

@@ -20,19 +20,6 @@ TOY = ["--engine", f"{FAKES}:make_engine", "--model", "toy", "--max-new-tokens",
 HEAVY = ("torch", "transformers", "scipy", "sklearn", "datasets", "pandas", "matplotlib")
 
 
-@pytest.fixture
-def run(capsys):
-    """Run a command line in this process."""
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as left:
-            main([str(one) for one in arguments])
-        out, err = capsys.readouterr()
-        return left.value.code, out, err
-
-    return call
-
-
 def eval_toy(tmp_path, *more):
     return (
         "eval",

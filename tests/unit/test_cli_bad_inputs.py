@@ -9,7 +9,6 @@ import pytest
 
 pytest.importorskip("torch")
 
-from maxent_ts.cli import main
 from maxent_ts.records import read_run
 
 from .hf_helpers import save_model
@@ -25,17 +24,10 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture
-def run(capsys, monkeypatch, tmp_path):
+def run(run, monkeypatch, tmp_path):
     """Run a command line in this process, in a folder of its own."""
     monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as left:
-            main([str(one) for one in arguments])
-        out, err = capsys.readouterr()
-        return left.value.code, out, err
-
-    return call
+    return run
 
 
 def is_one_paragraph(err):

@@ -34,18 +34,11 @@ quiet: true
 
 
 @pytest.fixture
-def run(capsys, monkeypatch, tmp_path):
+def run(run, monkeypatch, tmp_path):
     """Run a command line in this process, in a folder that has FILE as run.yaml."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run.yaml").write_text(FILE)
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as left:
-            main([str(one) for one in arguments])
-        out, err = capsys.readouterr()
-        return left.value.code, out, err
-
-    return call
+    return run
 
 
 def resolved(run, *arguments):

@@ -4,24 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from maxent_ts.cli import main
 from maxent_ts.records import read_run
 from maxent_ts.report.tree_choice import choose_tree
 
 from .test_cli import FAKES, TOY
-
-
-@pytest.fixture
-def run(capsys):
-    """Run a command line in this process."""
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as left:
-            main([str(one) for one in arguments])
-        out, err = capsys.readouterr()
-        return left.value.code, out, err
-
-    return call
 
 
 @pytest.fixture

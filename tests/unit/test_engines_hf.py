@@ -25,16 +25,13 @@ from tests.unit.hf_helpers import (
     largest_difference,
     plain_logprobs,
     plain_rollout,
+    streams,
     tiny_model,
     tiny_tokenizer,
 )
 
 POLICY = Policy(max_new_tokens=12)
 PROMPTS = ([5], [7, 8, 9, 10, 11], list(range(2, 30)), [3, 4] * 10)
-
-
-def streams(num: int, *, start: int = 0, example: int = 0) -> tuple[tuple[int, ...], ...]:
-    return tuple((1, example, start + i) for i in range(num))
 
 
 KINDS = ["llama", "llama-16", "qwen3", "gpt2", "gemma2", "gemma3", "mistral", "llama-eager", "gemma3-eager"]

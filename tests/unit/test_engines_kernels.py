@@ -16,8 +16,7 @@ from maxent_ts.engines.kernels import SWITCH, kernels, kernels_status
 from maxent_ts.engines.replacements import Replacements
 from maxent_ts.errors import SettingError
 from maxent_ts.types import Policy
-from tests.unit.hf_helpers import answers, tiny_model
-from tests.unit.test_engines_hf import streams
+from tests.unit.hf_helpers import answers, streams, tiny_model
 
 needs_kernels = pytest.mark.skipif(kernels() is None, reason=f"the kernels are {kernels_status()}")
 needs_rq8 = pytest.mark.skipif(

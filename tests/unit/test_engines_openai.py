@@ -20,7 +20,17 @@ from maxent_ts.tree import Tree
 from maxent_ts.types import Budget, Policy, TimeSeriesPrompt
 from tests.conftest import TokenReward
 from tests.servers.processes import llama_server
-from tests.unit.hf_helpers import EOS, TEMPLATE, VOCABULARY, answers, largest_difference, plain_rows, tiny_model, tiny_tokenizer
+from tests.unit.hf_helpers import (
+    EOS,
+    TEMPLATE,
+    VOCABULARY,
+    answers,
+    largest_difference,
+    plain_rows,
+    streams,
+    tiny_model,
+    tiny_tokenizer,
+)
 
 pytest.importorskip("xllamacpp", reason="llama.cpp's server comes with the package xllamacpp, which is not installed")
 
@@ -55,10 +65,6 @@ def make(url):
     yield build
     for engine in made:
         engine.shut_down()
-
-
-def streams(num: int, example: int = 0) -> tuple[tuple[int, ...], ...]:
-    return tuple((1, example, number) for number in range(num))
 
 
 def test_the_probe_finds_out_what_llama_cpp_does(make):

@@ -13,7 +13,6 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from maxent_ts.cli import main
 from maxent_ts.engines.base import RolloutJob
 from maxent_ts.engines.openai import OpenAIEngine
 from maxent_ts.records import read_run
@@ -39,19 +38,6 @@ class Letters:
 def share_of_l(completions, **_):
     return [text.count("l") / max(1, len(text)) for text in completions]
 """
-
-
-@pytest.fixture
-def run(capsys):
-    """Run a command line in this process."""
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as left:
-            main([str(one) for one in arguments])
-        out, err = capsys.readouterr()
-        return left.value.code, out, err
-
-    return call
 
 
 @pytest.fixture(scope="module")

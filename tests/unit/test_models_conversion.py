@@ -9,7 +9,6 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from maxent_ts.cli import main  # noqa: E402
 from maxent_ts.engines.base import RolloutJob  # noqa: E402
 from maxent_ts.engines.hf import HFEngine  # noqa: E402
 from maxent_ts.errors import ModelError  # noqa: E402
@@ -27,19 +26,6 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     return save_softprompt(tmp_path / "checkpoint" / "model_checkpoint.pt", softprompt_content(lora=True, training=True))
-
-
-@pytest.fixture
-def run(capsys):
-    """Run a command line in this process."""
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as left:
-            main([str(one) for one in arguments])
-        out, err = capsys.readouterr()
-        return left.value.code, out, err
-
-    return call
 
 
 def rollouts(engine: HFEngine) -> list:

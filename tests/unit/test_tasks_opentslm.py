@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.resources
 import json
 import random
 from pathlib import Path
@@ -9,7 +10,6 @@ import numpy as np
 import pytest
 
 from maxent_ts.errors import DataError
-from maxent_ts.tasks import opentslm
 from maxent_ts.tasks.opentslm import HarCot, M4Caption
 
 AXIS = json.dumps([round(float(value), 3) for value in np.random.default_rng(0).normal(size=16)])
@@ -156,7 +156,7 @@ def test_missing_files_and_folders_are_named(tmp_path, task, file):
 @pytest.mark.parametrize("task", [HarCot(), M4Caption()])
 def test_a_distribution_without_the_sample_says_so(tmp_path, monkeypatch, task):
     """Catches a bare FileNotFoundError where a distributor left the excerpt out."""
-    monkeypatch.setattr(opentslm.importlib.resources, "files", lambda _: tmp_path)
+    monkeypatch.setattr(importlib.resources, "files", lambda _: tmp_path)
     with pytest.raises(DataError, match="left it out"):
         task.examples()
 

@@ -64,17 +64,16 @@ def print_summary(summary: Mapping[str, Any], rewards: Mapping[str, Mapping[str,
         out.print()
 
 
+def _table_of_methods(title: str) -> Table:
+    """Return a table whose rows are methods, without further columns."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
+    table.add_column("method", no_wrap=True)
+    return table
+
+
 def comparison_table(task: str, methods: Mapping[str, Any], skipped: Mapping[str, str], budget: int | None) -> Table:
     """Return the table of one task; `budget` None where it differs between methods."""
-    table = Table(
-        title=task if budget is None else f"{task}: at most {budget} generated tokens per item",
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        padding=0,
-    )
-    table.add_column("method", no_wrap=True)
+    table = _table_of_methods(task if budget is None else f"{task}: at most {budget} generated tokens per item")
     for name in HEADINGS:
         table.add_column(name, justify="right", no_wrap=True)
     for method, row in methods.items():
@@ -100,15 +99,7 @@ def measures_table(task: str, methods: Mapping[str, Any]) -> Table | None:
     names = list(dict.fromkeys(name for row in methods.values() for name in row["measures"]))
     if not names:
         return None
-    table = Table(
-        title=f"{task}: what its own metrics say",
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        padding=0,
-    )
-    table.add_column("method", no_wrap=True)
+    table = _table_of_methods(f"{task}: what its own metrics say")
     for name in names:
         table.add_column(name.replace("_", "\n"), justify="right", no_wrap=True)
     for method, row in methods.items():
@@ -118,15 +109,7 @@ def measures_table(task: str, methods: Mapping[str, Any]) -> Table | None:
 
 def over_seeds_table(task: str, rows: Mapping[str, Any]) -> Table:
     """Return the means over seeds, each with the standard deviation between seeds."""
-    table = Table(
-        title=f"{task}: mean over seeds ± standard deviation between them",
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        padding=0,
-    )
-    table.add_column("method", no_wrap=True)
+    table = _table_of_methods(f"{task}: mean over seeds ± standard deviation between them")
     for name in ("seeds", "accuracy", "reward", "generated tokens"):
         table.add_column(name, justify="right", no_wrap=True)
     for method, row in rows.items():

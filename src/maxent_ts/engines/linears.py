@@ -13,7 +13,6 @@ A model is never changed: its layers compute this way only within `engines.repla
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -24,7 +23,7 @@ from transformers.pytorch_utils import Conv1D
 from maxent_ts.engines.kernels import Kernels
 from maxent_ts.errors import SettingError
 
-__all__ = ["QUANTIZATIONS", "Forward", "can_pack", "check_quantization", "free_bytes", "pack", "pack_rq8", "weight_and_bias"]
+__all__ = ["QUANTIZATIONS", "Forward", "can_pack", "check_quantization", "pack", "pack_rq8", "weight_and_bias"]
 
 QUANTIZATIONS = ("rq8",)
 USUAL_ROWS = 16
@@ -140,15 +139,3 @@ def _torch_rq8(weight: torch.Tensor, scales: torch.Tensor, bias: torch.Tensor | 
         return outputs if bias is None else outputs.add_(bias)
 
     return forward
-
-
-def free_bytes() -> int:
-    """Return how much memory the machine could still give."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            for line in file:
-                if line.startswith("MemAvailable:"):
-                    return 1024 * int(line.split()[1])
-    except OSError:
-        pass
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,13 +1,14 @@
-"""When memory runs out: how it shows, what to say, and how to give back what can be spared."""
+"""When memory runs out: how it shows, what to say, how much is left, and how to give back what can be spared."""
 
 from __future__ import annotations
 
 import gc
+import os
 from typing import Any
 
 import torch
 
-__all__ = ["GIB", "give_back", "is_out_of_memory", "memory_message"]
+__all__ = ["GIB", "free_bytes", "give_back", "is_out_of_memory", "memory_message"]
 
 GIB = 2**30
 WORDS = ("out of memory", "can't allocate memory", "not enough memory")
@@ -42,3 +43,15 @@ def give_back(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
+
+
+def free_bytes() -> int:
+    """Return how much memory the machine could still give."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            for line in file:
+                if line.startswith("MemAvailable:"):
+                    return 1024 * int(line.split()[1])
+    except OSError:
+        pass
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -18,7 +18,8 @@ import torch
 
 from maxent_ts.engines.attention import ROW_MULTIPLE
 from maxent_ts.engines.kernels import Kernels, kernels
-from maxent_ts.engines.linears import Forward, can_pack, check_quantization, free_bytes, pack, pack_rq8, weight_and_bias
+from maxent_ts.engines.linears import Forward, can_pack, check_quantization, pack, pack_rq8, weight_and_bias
+from maxent_ts.engines.memory import GIB, free_bytes
 from maxent_ts.errors import SettingError
 
 __all__ = ["Replacements"]
@@ -53,6 +54,7 @@ class Replacements:
         with torch.inference_mode():
             for module in modules:
                 self._replace(module)
+        self._replaced = [replacement for *_, replacement in self._entries]
         self._originals = [namespace.get(name) for namespace, name, _ in self._entries]
 
     @property
@@ -63,7 +65,7 @@ class Replacements:
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Within, the replacements are in place."""
-        self._put([replacement for *_, replacement in self._entries])
+        self._put(self._replaced)
         try:
             yield
         finally:
@@ -72,12 +74,11 @@ class Replacements:
     @contextmanager
     def suspended(self) -> Iterator[None]:
         """Within `applied`: here, the model is as it was."""
-        current = [namespace.get(name) for namespace, name, _ in self._entries]
         self._put(self._originals)
         try:
             yield
         finally:
-            self._put(current)
+            self._put(self._replaced)
 
     def _put(self, values: list[Any]) -> None:
         for (namespace, name, _), value in zip(self._entries, values, strict=True):
@@ -150,7 +151,6 @@ class _JoinedLayers:
     """Linear layers that are given the same tensor one after the other, in one product."""
 
     def __init__(self, layers: list[Any], packer: Callable[..., Forward]) -> None:
-        self._layers = layers
         self._product = packer(*_joined(layers))
         self._sizes = [layer.out_features for layer in layers]
         self._inputs: torch.Tensor | None = None
@@ -163,7 +163,7 @@ class _JoinedLayers:
             if self._inputs is not inputs:
                 self._inputs, self._outputs = inputs, list(self._product(inputs).split(self._sizes, dim=-1))
             output = self._outputs[index]
-            if index == len(self._layers) - 1:
+            if index == len(self._sizes) - 1:
                 self._inputs, self._outputs = None, []
             return output
 
@@ -178,11 +178,11 @@ def _packer(modules: Sequence[Any], quantization: str | None, compiled: Kernels 
         return pack if quantization is None else lambda weight, bias: pack_rq8(weight, bias, compiled)
     if quantization is not None:
         raise SettingError(
-            f"quantization='{quantization}' keeps a copy of the weights of {num_bytes / 2**30:.2f} GiB besides the model's own, "
+            f"quantization='{quantization}' keeps a copy of the weights of {num_bytes / GIB:.2f} GiB besides the model's own, "
             "and this machine has less memory free. Leave quantization out."
         )
     warnings.warn(
-        f"There is no room for a second copy of the weights ({num_bytes / 2**30:.2f} GiB), so decoding runs with torch's ordinary "
+        f"There is no room for a second copy of the weights ({num_bytes / GIB:.2f} GiB), so decoding runs with torch's ordinary "
         "products, which take longer on a CPU.",
         RuntimeWarning,
         stacklevel=4,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,16 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from maxent_ts.errors import ModelError
 
-__all__ = ["check_finite", "check_tensors", "load_language_model", "load_local_tokenizer", "read_tensors", "save_tensors"]
+__all__ = [
+    "check_finite",
+    "check_tensors",
+    "load_language_model",
+    "load_local_tokenizer",
+    "load_parts",
+    "read_tensors",
+    "save_series_model",
+    "save_tensors",
+]
 
 SERIES_PREFIX = "time_series_"
 """Files beside a language model that hold what reads the series start so."""
@@ -83,6 +94,38 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
 def save_tensors(path: Path, module: nn.Module) -> None:
     """Write the tensors of a module as a safetensors file."""
     save_file({name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}, path)
+
+
+def save_series_model(directory: Path, model: Any, parts: nn.Module, config_file: str, weights_file: str) -> None:
+    """Write a language model, its tokenizer, and beside them what reads the series.
+
+    Args:
+        directory: Where to.
+        model: Holds `language_model`, `tokenizer` and `config`, a dataclass.
+        parts: What reads the series.
+        config_file: Name of the file with the config.
+        weights_file: Name of the file with the parts' tensors.
+    """
+    model.language_model.save_pretrained(directory)
+    model.tokenizer.save_pretrained(directory)
+    (directory / config_file).write_text(json.dumps(asdict(model.config), indent=2) + "\n", encoding="utf-8")
+    save_tensors(directory / weights_file, parts)
+
+
+def load_parts(path: Path, parts: nn.Module, source: str) -> None:
+    """Fill modules with the tensors of a file, every tensor checked.
+
+    Args:
+        path: A safetensors file.
+        parts: The modules.
+        source: What asks for their shapes, for messages.
+
+    Raises:
+        ModelError: if the file is missing or unreadable, or a tensor is missing, unexpected, misshaped or not finite.
+    """
+    tensors = read_tensors(path)
+    check_tensors(path, tensors, {name: value.shape for name, value in parts.state_dict().items()}, source)
+    parts.load_state_dict(tensors)
 
 
 def check_tensors(

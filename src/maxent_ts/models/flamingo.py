@@ -18,7 +18,7 @@ from torch import nn
 
 from maxent_ts.errors import ModelError, PromptError, SettingError
 from maxent_ts.models.encoders import PatchEmbedding, pad_series
-from maxent_ts.models.files import check_tensors, load_language_model, load_local_tokenizer, read_tensors, save_tensors
+from maxent_ts.models.files import load_language_model, load_local_tokenizer, load_parts, save_series_model
 from maxent_ts.models.flamingo_layers import NUM_LATENTS, GatedCrossAttention, PerceiverResampler
 from maxent_ts.models.media import MEDIA, Media
 from maxent_ts.presets import DEFAULT_COMPAT
@@ -121,19 +121,12 @@ class FlamingoModel(nn.Module):
         config = FlamingoConfig.from_file(directory / CONFIG_FILE)
         language_model = load_language_model(directory, dtype=dtype)
         model = cls(language_model, load_local_tokenizer(directory), config, compat=compat)
-        tensors = read_tensors(directory / WEIGHTS_FILE)
-        shapes = {name: value.shape for name, value in model.series_parts.state_dict().items()}
-        check_tensors(directory / WEIGHTS_FILE, tensors, shapes, "config.json and " + CONFIG_FILE)
-        model.series_parts.load_state_dict(tensors)
+        load_parts(directory / WEIGHTS_FILE, model.series_parts, "config.json and " + CONFIG_FILE)
         return model.to(device).eval()
 
     def save(self, path: str | Path) -> None:
         """Write the directory that `from_directory` reads."""
-        directory = Path(path)
-        self.language_model.save_pretrained(directory)
-        self.tokenizer.save_pretrained(directory)
-        (directory / CONFIG_FILE).write_text(json.dumps(asdict(self.config), indent=2) + "\n", encoding="utf-8")
-        save_tensors(directory / WEIGHTS_FILE, self.series_parts)
+        save_series_model(Path(path), self, self.series_parts, CONFIG_FILE, WEIGHTS_FILE)
 
     @property
     def series_parts(self) -> nn.ModuleDict:

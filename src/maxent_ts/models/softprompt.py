@@ -10,9 +10,7 @@ by the same code, which refuses a directory that lacks a tensor, holds one too m
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,7 @@ from torch import nn
 
 from maxent_ts.errors import ModelError, SettingError
 from maxent_ts.models.encoders import CONFIG_FILE, EncoderConfig, Projector, TimeSeriesEncoder, pad_series
-from maxent_ts.models.files import check_tensors, load_language_model, load_local_tokenizer, read_tensors, save_tensors
+from maxent_ts.models.files import load_language_model, load_local_tokenizer, load_parts, save_series_model
 from maxent_ts.presets import DEFAULT_COMPAT
 from maxent_ts.types import TimeSeriesPrompt
 
@@ -95,19 +93,12 @@ class SoftPromptModel(nn.Module):
         config = EncoderConfig.from_file(directory / CONFIG_FILE)
         language_model = load_language_model(directory, dtype=dtype)
         model = cls(language_model, load_local_tokenizer(directory), config, compat=compat)
-        tensors = read_tensors(directory / WEIGHTS_FILE)
-        shapes = {name: value.shape for name, value in model.halves.state_dict().items()}
-        check_tensors(directory / WEIGHTS_FILE, tensors, shapes, CONFIG_FILE)
-        model.halves.load_state_dict(tensors)
+        load_parts(directory / WEIGHTS_FILE, model.halves, CONFIG_FILE)
         return model.to(device).eval()
 
     def save(self, path: str | Path) -> None:
         """Write the directory that `from_directory` reads."""
-        directory = Path(path)
-        self.language_model.save_pretrained(directory)
-        self.tokenizer.save_pretrained(directory)
-        (directory / CONFIG_FILE).write_text(json.dumps(asdict(self.config), indent=2) + "\n", encoding="utf-8")
-        save_tensors(directory / WEIGHTS_FILE, self.halves)
+        save_series_model(Path(path), self, self.halves, CONFIG_FILE, WEIGHTS_FILE)
 
     @property
     def halves(self) -> nn.ModuleDict:

@@ -24,9 +24,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from maxent_ts.errors import RewardError
 from maxent_ts.types import Prompt
 
-__all__ = ["Evidence", "Reward", "RewardFunction", "other_prompts", "prefix_function", "provenance"]
+__all__ = ["Evidence", "Reward", "RewardFunction", "missing_column", "other_prompts", "prefix_function", "provenance"]
 
 Evidence = Mapping[str, Any]
 """Why a completion got its reward, as plain JSON values."""
@@ -64,6 +65,16 @@ class Reward(Protocol):
     ) -> list[Evidence]:
         """Return the parts and the evidence behind each value: `{"value": …, "parts": {name: {"value": …, …}}, …}`."""
         ...
+
+
+def missing_column(problem: str, columns: Mapping[str, Any]) -> RewardError:
+    """Return the error of a reward whose column a task does not have.
+
+    Args:
+        problem: What the reward reads and what did not come, as a sentence.
+        columns: Those that came.
+    """
+    return RewardError(f"{problem} Its columns are: {', '.join(sorted(columns)) or 'none'}. Choose another reward.")
 
 
 def prefix_function(reward: Reward | RewardFunction) -> Callable[..., list[float | None]] | None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from maxent_ts.errors import DataError, RewardError
-from maxent_ts.rewards.base import Evidence
+from maxent_ts.rewards.base import Evidence, missing_column
 from maxent_ts.rewards.informativeness import informativeness
 from maxent_ts.rewards.measure import measure
 from maxent_ts.rewards.reader import read
@@ -112,9 +112,8 @@ class Claims:
 
     def _scenes(self, columns: Mapping[str, list[Any]], count: int) -> list[Scene]:
         if "series" not in columns:
-            raise RewardError(
-                "The reward 'claims' checks statements against the column 'series', which this task does not have. "
-                f"Its columns are: {', '.join(sorted(columns)) or 'none'}. Choose another reward."
+            raise missing_column(
+                "The reward 'claims' checks statements against the column 'series', which this task does not have.", columns
             )
         nothing: list[Any] = [None] * count
         names = columns.get("series_names") or nothing

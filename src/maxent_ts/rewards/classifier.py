@@ -27,7 +27,7 @@ from scipy.special import softmax
 from scipy.stats import kurtosis, skew
 
 from maxent_ts.errors import DataError, RewardError
-from maxent_ts.rewards.base import Evidence
+from maxent_ts.rewards.base import Evidence, missing_column
 from maxent_ts.rewards.text import rationale_and_label
 
 __all__ = ["Classifier", "FittedClassifier", "features", "fit"]
@@ -222,9 +222,9 @@ class Classifier:
         del prompts, completion_ids
         missing = [name for name in ("series", "labels") if name not in columns]
         if missing:
-            raise RewardError(
-                f"The reward 'classifier' reads the columns 'series' and 'labels', but {' and '.join(missing)} did not come. "
-                f"Its columns are: {', '.join(sorted(columns)) or 'none'}. Choose another reward."
+            raise missing_column(
+                f"The reward 'classifier' reads the columns 'series' and 'labels', but {' and '.join(missing)} did not come.",
+                columns,
             )
         explained = []
         for index, (text, series, labels) in enumerate(zip(completions, columns["series"], columns["labels"], strict=True)):

@@ -24,7 +24,7 @@ from functools import lru_cache
 from typing import Any
 
 from maxent_ts.errors import DataError, RewardError
-from maxent_ts.rewards.base import Evidence
+from maxent_ts.rewards.base import Evidence, missing_column
 from maxent_ts.rewards.measure import measure
 from maxent_ts.rewards.scene import ramp
 from maxent_ts.rewards.text import rationale_and_label
@@ -122,9 +122,8 @@ class Consistency:
         """Return the value with its parts, the label, its trait, and the words that speak for and against it."""
         del prompts, completion_ids
         if "labels" not in columns:
-            raise RewardError(
-                "The reward 'consistency' looks for an answer among the column 'labels', which this task does not have. "
-                f"Its columns are: {', '.join(sorted(columns)) or 'none'}. Choose another reward."
+            raise missing_column(
+                "The reward 'consistency' looks for an answer among the column 'labels', which this task does not have.", columns
             )
         nothing: list[Any] = [None] * len(completions)
         rows = zip(

@@ -30,7 +30,7 @@ from scipy.signal import welch
 from scipy.stats import theilslopes
 
 from maxent_ts.errors import RewardError
-from maxent_ts.rewards.base import Evidence
+from maxent_ts.rewards.base import Evidence, missing_column
 from maxent_ts.rewards.measure import MIN_POINTS, measure
 from maxent_ts.rewards.numbers import parse_numbers
 
@@ -193,9 +193,8 @@ class Spectral:
         """Return the value with its parts and what was measured."""
         del prompts, completion_ids
         if "series" not in columns:
-            raise RewardError(
-                "The reward 'spectral' compares a forecast with the column 'series', which this task does not have. "
-                f"Its columns are: {', '.join(sorted(columns)) or 'none'}. Choose another reward."
+            raise missing_column(
+                "The reward 'spectral' compares a forecast with the column 'series', which this task does not have.", columns
             )
         return [
             _explained(text, {name: column[index] for name, column in columns.items()}) for index, text in enumerate(completions)

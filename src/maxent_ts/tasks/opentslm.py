@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.resources
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from maxent_ts.caption_metrics import caption_measures, overlap_measures, requir
 from maxent_ts.errors import DataError
 from maxent_ts.tasks.answers import stated_answer
 from maxent_ts.tasks.base import Example
+from maxent_ts.tasks.excerpts import excerpt_folder
 from maxent_ts.tasks.files import Row, data_file, parse_series, read_rows, with_place
 from maxent_ts.tasks.prompts import har_prompt, m4_prompt
 from maxent_ts.tasks.subset import stratified_subset, upstream_test_split
@@ -21,6 +21,9 @@ HAR_LABELS = ("biking", "lying", "running", "sitting", "standing", "walking", "w
 """OpenTSLM's eight activities. UCI HAR, and so the embedded sample, has neither biking nor running."""
 
 HAR_AXES = ("x_axis", "y_axis", "z_axis")
+
+CONTENTS = "OpenTSLM's data files"
+"""What a data directory holds, for messages."""
 
 M4_FREQUENCIES = ("Daily", "Hourly", "Monthly", "Quarterly", "Weekly", "Yearly")
 """In the order in which OpenTSLM concatenates them, on which its random split depends."""
@@ -51,7 +54,7 @@ class HarCot:
         Raises:
             DataError: if the file is missing, or a label or series in it cannot be used.
         """
-        path = data_file(_folder(data_dir, "har"), "har_cot", "har_cot_test_cot.csv")
+        path = data_file(excerpt_folder(data_dir, "har", CONTENTS), "har_cot", "har_cot_test_cot.csv")
         hint = "Point the data directory at the folder that holds OpenTSLM's HAR-CoT files."
         rows = list(read_rows(path, (*HAR_AXES, "label"), hint, optional=("rationale",)))
         labels = [self._label(path, row) for row in rows]
@@ -123,7 +126,7 @@ class M4Caption:
             DataError: if there is no file, only some have captions, or a series in them cannot be used.
             MissingExtraError: if there are captions, and what compares with them is not installed.
         """
-        folder = data_file(_folder(data_dir, "m4"), *M4_FOLDERS, ".")
+        folder = data_file(excerpt_folder(data_dir, "m4", CONTENTS), *M4_FOLDERS, ".")
         rows = _m4_rows(folder)
         if any(caption is not None for *_, caption in rows):
             require_overlap()
@@ -154,21 +157,6 @@ class M4Caption:
         return Example(
             id=name, prompt=with_place(path, number, m4_prompt, series), inputs=inputs, target=caption, stratum=frequency
         )
-
-
-def _folder(data_dir: Path | None, excerpt: str) -> Path:
-    """Return the folder with the files: the user's, or that of the embedded excerpt."""
-    if data_dir is not None:
-        if not Path(data_dir).is_dir():
-            raise DataError(f"Expected a folder with OpenTSLM's data files at {data_dir}, but there is no such folder.")
-        return Path(data_dir)
-    folder = Path(str(importlib.resources.files("maxent_ts"))) / "assets" / excerpt
-    if not folder.is_dir():
-        raise DataError(
-            f"The embedded sample assets/{excerpt} is not part of this installation (its distributor may have left it out). "
-            "Give a data directory with OpenTSLM's files instead."
-        )
-    return folder
 
 
 def _m4_rows(folder: Path) -> list[tuple[str, Row, str | None]]:

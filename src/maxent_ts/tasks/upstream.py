@@ -38,8 +38,7 @@ class HarScorer:
         if example.reference is None:
             return None
         found, target = (_har_answer(one) for one in (text, example.reference.strip()))
-        answer, wanted = _normalised(found), _normalised(target)
-        return Score(answer if answer in self._labels or answer == wanted else None, wanted, found == target)
+        return _compared(found, target, self._labels)
 
 
 class TsqaScorer:
@@ -56,8 +55,7 @@ class TsqaScorer:
         if example.reference is None:
             return None
         found, target = text.strip()[:_TSQA_LETTERS], example.reference.strip()[:_TSQA_LETTERS]
-        answer, wanted = _normalised(found), _normalised(target)
-        return Score(answer if answer in self._labels or answer == wanted else None, wanted, found == target)
+        return _compared(found, target, self._labels)
 
 
 class SleepScorer:
@@ -132,6 +130,12 @@ def _har_answer(text: str) -> str:
         return inside.replace("<eos>", "")
     answer = inside.split(_MARKER)[-1].strip()
     return re.sub(r"<\|.*?\|>$", "", answer).strip().replace("<eos>", "")
+
+
+def _compared(found: str, target: str, labels: Sequence[str]) -> Score:
+    """Correct where the raw texts agree; what is answered is lower-cased, without final punctuation."""
+    answer, wanted = _normalised(found), _normalised(target)
+    return Score(answer if answer in labels or answer == wanted else None, wanted, found == target)
 
 
 def _stated(text: str) -> str:
