@@ -306,15 +306,18 @@ class JobRunner:
     ) -> Branch:
         context: ServerContext = job.context
         length = context.policy.max_new_tokens - self._writing.num_tokens(job.prefix)
+        # A server's numbers for one token differ from request to request in the last digits: here it has one, as in `log_unseen`.
+        place = context.place(job.prefix)
         rollouts = []
         for one in written:
             is_whole = one.finish != "cut" or one.num_tokens >= length
             reason: FinishReason = "unfinished" if not is_whole else "length" if one.finish == "cut" else one.finish
             tokens = tuple(step.token for step in one.steps)
             num = None if one.num_tokens == len(tokens) else one.num_tokens
-            rollouts.append(Rollout(tokens, tuple(step.logprob for step in one.steps), reason, num))
+            logprobs = (place.known[tokens[0]], *(step.logprob for step in one.steps[1:]))
+            rollouts.append(Rollout(tokens, logprobs, reason, num))
         seen = [*job.exclude, *(one.tokens[0] for one in rollouts)]
-        mass = context.place(job.prefix).unseen_mass(seen)
+        mass = place.unseen_mass(seen)
         log_unseen = -math.inf if is_exhausted or mass < NO_MASS else math.log(mass)
         return Branch(tuple(rollouts), log_unseen, thrown_away)
 
