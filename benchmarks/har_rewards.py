@@ -2,10 +2,10 @@
 
 The embedded model on all 950 windows of the nine test subjects in shared/data (102 of them ship with the package). One run draws
 completions from the model, with `--num-rollouts` times 50 generated tokens for each window; majority vote, best-of-N and weighted
-vote (exp(λ r) votes each) are read from these draws, for every reward. `maxent` searches for each reward with the same budget, on a
-seeded stratified subset of `--num-searched` windows; its answer is that of the best completion, or the one that its weights elect.
+vote (exp(λ r) votes each) are read from these draws, for every reward. `maxent` searches for each reward with the same budget (`--num-searched`: on a
+seeded stratified subset of so many windows); its answer is that of the best completion, or the one that its weights elect.
 
-    python benchmarks/har_rewards.py [--data ../shared/data] [--num-rollouts 4] [--num-searched 300] [--output-dir runs/har_rewards]
+    python benchmarks/har_rewards.py [--data ../shared/data] [--num-rollouts 4] [--num-searched N] [--output-dir runs/har_rewards]
 
 Tables, in %, differences paired by window with 95 % intervals: the controls; choosing among draws by a reward; searching for it;
 and whether the reward ranks the model's correct draws above its wrong ones (area under the ROC curve, over all draws, and the mean
@@ -57,8 +57,6 @@ MIXTURES: dict[str, dict[str, float]] = {
 }
 """Rewards by the name in the tables: parts with weights, none of them tuned."""
 
-SEARCHED = tuple(name for name in MIXTURES if name != "format")
-"""Those that `maxent` searches for unless others are named: `format` is 1 for nearly every draw already."""
 
 
 class ZeroSignal(HarCot):
@@ -161,7 +159,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder with the parquet files")
     parser.add_argument("--num-rollouts", type=int, default=4)
-    parser.add_argument("--num-searched", type=int, default=300)
+    parser.add_argument("--num-searched", type=int, help="windows of the searches; all if left out")
     parser.add_argument("--search", action="append", choices=list(MIXTURES), help="rewards that maxent searches for")
     parser.add_argument("--tilt", type=float, default=4.0)
     parser.add_argument("--output-dir", type=Path, default=Path("runs/har_rewards"))
@@ -206,7 +204,7 @@ def main() -> None:
         chosen_rows += [row(f"{name} | best-of-N", best, [vote], targets), row(f"{name} | weighted vote", tilted, [vote], targets)]
         over_all, within, num = ranking(scored)
         ranking_rows.append(f"| {name} | {over_all:.3f} | {within:.3f} ({num}) |")
-        if name not in (args.search or SEARCHED):
+        if name not in (args.search or MIXTURES):
             continue
         searched = of(run(f"maxent-{slug}", ["maxent"], parts, args.tilt, HarCot(), args.num_searched), "maxent")
         places = {one.example_id: place for place, one in enumerate(drawn)}
@@ -220,7 +218,7 @@ def main() -> None:
         print(f"{name} is done", file=sys.stderr, flush=True)
     print("\n| reward | choice among the draws | accuracy | minus majority vote |\n|---|---|---|---|")
     print("\n".join(chosen_rows))
-    print(f"\n`maxent` on {args.num_searched} of the windows:\n")
+    print(f"\n`maxent` on {args.num_searched or len(items)} of the windows:\n")
     print(
         "| reward | answer | best reward of best-of-N, maxent | tokens | accuracy | minus greedy | minus vote | minus best-of-N |"
     )
