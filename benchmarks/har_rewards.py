@@ -2,8 +2,9 @@
 
 The embedded model on all 950 windows of the nine test subjects in shared/data (102 of them ship with the package). One run draws
 completions from the model, with `--num-rollouts` times 50 generated tokens for each window; majority vote, best-of-N and weighted
-vote (exp(λ r) votes each) are read from these draws, for every reward. `maxent` searches for each reward with the same budget (`--num-searched`: on a
-seeded stratified subset of so many windows); its answer is that of the best completion, or the one that its weights elect.
+vote (exp(λ r) votes each) are read from these draws, for every reward. `maxent` searches for each reward with the same budget, on
+all windows or on a seeded stratified subset of `--num-searched`; its answer is that of the best completion, or the one that its
+weights elect.
 
     python benchmarks/har_rewards.py [--data ../shared/data] [--num-rollouts 4] [--num-searched N] [--output-dir runs/har_rewards]
 
