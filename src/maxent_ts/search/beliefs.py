@@ -4,9 +4,8 @@ The mean reward m(s) of the model's completions below a prefix s is taken as a r
 
     m(sa) = m(s) + N(0, V(s) − V(sa)),        reward of a leaf = its m,        V(leaf) = 0
 
-V(s) is the variance that is still to be decided at s. It is a function of the share of the completion still to be
-written, and is learnt from how far predictions missed: a reward that the first tokens decide has a V that falls at once,
-one that any token overturns a V that stays high to the end.
+V(s) is the variance that is still to be decided at s. It is learnt from how far predictions missed (`search.undecided`): a reward
+that the first tokens decide has a V that falls at once, one that any token overturns a V that stays high to the end.
 
 Given V, the posterior of every m(s) is exact by two passes of Gaussian messages, up and down the tree. After a round only
 the touched paths are passed over; everything, when there are a quarter more completions than at the last full pass.
@@ -19,15 +18,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from maxent_ts.search.completions import reward_of
+from maxent_ts.search.undecided import UndecidedVariance
 from maxent_ts.tree import NO_COMPLETION, NO_PARENT, Tree
 
-__all__ = ["GROWTH_BEFORE_REFRESH", "Beliefs", "UndecidedVariance"]
+__all__ = ["GROWTH_BEFORE_REFRESH", "Beliefs"]
 
 GROWTH_BEFORE_REFRESH = 1.25
 """What rests on all completions is made again when there are so many times more of them: their spread has moved by then."""
-
-SMALLEST_SHARE = 1e-4
-"""Of the largest mean square miss: below it a bin's misses count as none."""
 
 SMALLEST_VARIANCE = 1e-9
 """In units of the variance of the rewards: keeps messages finite where rewards agree to the last digit."""
@@ -86,7 +83,7 @@ class Beliefs:
         indices = np.asarray(nodes, dtype=np.int64)
         to_write = np.array([tree.mean_to_write(node) for node in nodes])
         depth = np.array([tree.depth[node] for node in nodes])
-        undecided = self.undecided_variance(to_write / (depth + to_write))
+        undecided = self.undecided_variance(to_write / (depth + to_write), depth)
         variances, up, total = self._variances, self._up, self._total
         for node, value in zip(nodes, undecided.tolist(), strict=True):
             variances[node] = value
@@ -149,73 +146,4 @@ class Beliefs:
             miss = tree.best_reward[leaf] - float(self.mean[node])
             # The tree has changed since; what counts is what was expected then.
             share = float(self.to_write[node]) / (tree.depth[node] + float(self.to_write[node]))
-            self.undecided_variance.add(share, miss, float(self.variance[node]))
-
-
-class UndecidedVariance:
-    """V as a function of the share of the completion still to be written, learnt from misses.
-
-    V(u) = scale · u^γ, fitted to the misses, and corrected where one of a few bins of u has seen enough.
-    Before anything is known γ is 1: a reward earned token by token.
-    """
-
-    NUM_BINS = 16
-    LARGEST_EXPONENT = 16.0
-    PRIOR_OF_EXPONENT = 0.05
-    """How strongly γ is held at 1, against the variance of log u over the misses (about 0.5 when they are spread over all u)."""
-    PRIOR_WEIGHT = 2.0
-    """Of the power law against the misses of one bin, in observations."""
-    MEMORY = 12.0
-    """Misses that one bin remembers, older ones fading; so no bin outweighs the others where the power law is fitted."""
-
-    def __init__(self) -> None:
-        self._centres = (np.arange(self.NUM_BINS) + 0.5) / self.NUM_BINS
-        self._sums = np.zeros(self.NUM_BINS)
-        self._counts = np.zeros(self.NUM_BINS)
-        self._values: np.ndarray | None = None
-        self.exponent = 1.0
-
-    def add(self, share: float, miss: float, known_variance: float) -> None:
-        """Note a miss.
-
-        Args:
-            share: Of the completion still to be written where it left the tree, in (0, 1].
-            miss: Reward minus expected reward.
-            known_variance: Posterior variance of the expected reward, which is the part of miss² that is not V.
-        """
-        index = min(int(share * self.NUM_BINS), self.NUM_BINS - 1)
-        undecided = float(self(np.array([share]))[0]) if self._counts.sum() else known_variance
-        part = undecided / (undecided + known_variance) if undecided + known_variance > 0.0 else 0.5
-        # Early misses tell more of the first guess of V than of V: they are forgotten.
-        kept = 1.0 - 1.0 / self.MEMORY if self._counts[index] >= self.MEMORY else 1.0
-        self._sums[index] = kept * self._sums[index] + part * miss * miss
-        self._counts[index] = kept * self._counts[index] + 1.0
-        self._values = None
-
-    def __call__(self, share: np.ndarray) -> np.ndarray:
-        """Return V at shares in (0, 1], in the reward's unit squared: float64 of their shape, at least 0."""
-        if self._values is None:
-            self._values = self._fit()
-        scaled = np.interp(share, self._centres, self._values)
-        # Below the first bin's centre, and above the last one's, the power law goes on.
-        low = np.minimum(share / self._centres[0], 1.0) ** self.exponent
-        high = np.maximum(share / self._centres[-1], 1.0) ** self.exponent
-        return scaled * low * high
-
-    def _fit(self) -> np.ndarray:
-        """Values at the bins' centres: the mean of the misses, pulled towards a power law through all bins."""
-        if self._sums.sum() == 0.0:
-            self.exponent = 1.0
-            return self._centres.copy()
-        means = self._sums / self._counts.clip(1.0)
-        # Squares of normal numbers have a spread of about 2 in the log, whatever their scale: least squares there.
-        logs = np.log(np.maximum(means, SMALLEST_SHARE * means.max()))
-        weights = self._counts / self._counts.sum()
-        x = np.log(self._centres)
-        centre_x, centre_y = float(weights @ x), float(weights @ logs)
-        slope = float(weights @ ((x - centre_x) * (logs - centre_y)) + self.PRIOR_OF_EXPONENT)
-        slope /= float(weights @ (x - centre_x) ** 2 + self.PRIOR_OF_EXPONENT)
-        self.exponent = min(max(slope, 0.0), self.LARGEST_EXPONENT)
-        law = np.exp(centre_y + self.exponent * (x - centre_x))
-        # The sum of both in place of a mean: few misses leave room for surprise.
-        return (self._sums + self.PRIOR_WEIGHT * law) / self._counts.clip(1.0)
+            self.undecided_variance.add(share, tree.depth[node], miss, float(self.variance[node]))
