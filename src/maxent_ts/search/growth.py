@@ -56,8 +56,8 @@ def grow(
     if target.max_rollouts is not None:
         num_left = min(num_left, max(target.max_rollouts - num_kept, 1))
     while num_left > 0 and not tree.is_exhausted:
-        # The first round is one rollout: there is nothing yet to choose by.
-        num = int(min(num_parallel, num_left)) if tree.completions else 1
+        # Rounds double from a single rollout: there is little yet to choose by.
+        num = int(min(num_parallel, num_left, max(len(tree.completions), 1)))
         if num_kept and target.max_generated_tokens is not None:
             # Every token paid for is a node, and a rollout may be as long as a completion.
             num_tokens = target.max_generated_tokens - (len(tree) - num_before) - num_kept * target.max_new_tokens
