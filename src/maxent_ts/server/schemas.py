@@ -66,11 +66,13 @@ class SearchRequest(_Strict):
 
     model: str | None = Field(default=None, description="The served model's name; may be left out.")
     max_tokens: int | None = Field(default=None, ge=1, description="Length of a completion at most, in tokens.")
-    temperature: float | None = Field(default=None, ge=0, description="Of p. 0 is the method greedy.")
+    temperature: Literal[0] | Annotated[float, Field(ge=0.001, le=1000)] | None = Field(
+        default=None, description="Of p. 0 is the method greedy."
+    )
     top_p: float | None = Field(default=None, gt=0, le=1, description="Of p.")
     top_k: int | None = Field(default=None, ge=1, description="Of p.")
     min_p: float | None = Field(default=None, gt=0, le=1, description="Of p.")
-    repetition_penalty: float | None = Field(default=None, gt=0, description="Of p, as in transformers.")
+    repetition_penalty: float | None = Field(default=None, ge=0.01, le=100, description="Of p, as in transformers.")
     no_repeat_ngram_size: int | None = Field(default=None, ge=0, description="Of p, as in transformers.")
     n: int | None = Field(default=None, ge=1, le=MOST_CHOICES, description="Completions to return.")
     stop: str | Annotated[list[str], Field(max_length=MOST_STOPS)] | None = None
@@ -83,7 +85,7 @@ class SearchRequest(_Strict):
         default=None, description="A name of `maxent-ts list methods`. Default: maxent with a reward, else sample."
     )
     reward: str | dict[str, float] | None = Field(default=None, description="A reward's name, or names with weights.")
-    tilt: float | None = Field(default=None, ge=0, description="λ in p(x)·exp(λ r(x)).")
+    tilt: float | None = Field(default=None, ge=0, le=1e6, description="λ in p(x)·exp(λ r(x)).")
     num_rollouts: int | None = Field(default=None, ge=1, description="Completions that one search may start.")
     max_generated_tokens: int | None = Field(
         default=None, ge=1, description="Budget of one search. Default: num_rollouts × max_tokens."
