@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -162,44 +163,40 @@ def run_serve(
 
     config = make_config(tasks=("prompt",), **values)
     hide_loading_bars(config.model, quiet=quiet)
-    listening = _bound(host, port)
-    settings = ServerSettings(
-        model_name=name or Path(config.model).name,
-        model_path=str(embedded_model_path() if config.model == EMBEDDED_MODEL else config.model),
-        num_rollouts=config.num_rollouts,
-        max_new_tokens=config.max_new_tokens,
-        tilt=config.tilt,
-        api_key=api_key,
-        **limits,
-    )
-    app = create_app(load_engine(config), settings, RewardTable(rewards))
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            host=host,
-            port=port,
+    with _bound(host, port) as listening:
+        settings = ServerSettings(
+            model_name=name or Path(config.model).name,
+            model_path=str(embedded_model_path() if config.model == EMBEDDED_MODEL else config.model),
+            num_rollouts=config.num_rollouts,
+            max_new_tokens=config.max_new_tokens,
+            tilt=config.tilt,
+            api_key=api_key,
+            **limits,
+        )
+        how = uvicorn.Config(
+            create_app(load_engine(config), settings, RewardTable(rewards)),
             log_level="warning" if quiet else "info",
             access_log=not quiet,
             log_config=_logging(LOGGING_CONFIG),
             timeout_graceful_shutdown=SECONDS_TO_FINISH,
         )
-    )
-    note(f"Serving '{settings.model_name}': http://{_address(listening)}/v1")
-    server.run(sockets=[listening])
+        note(f"Serving '{settings.model_name}': http://{_address(listening)}/v1")
+        uvicorn.Server(how).run(sockets=[listening])
 
 
-def _bound(host: str, port: int) -> socket.socket:
+@contextmanager
+def _bound(host: str, port: int) -> Iterator[socket.socket]:
     """Take the address before the model is loaded; nobody is listened to yet."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        bound = socket.socket(family, kind, protocol)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
-    except OSError as error:
-        raise SettingError(
-            f"Nothing can listen on {host}:{port}: {error.strerror}. Choose another --host or --port; 0 is free."
-        ) from error
-    return bound
+    with ExitStack() as stack:
+        try:
+            family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+            bound = stack.enter_context(socket.socket(family, kind, protocol))
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(address)
+        except OSError as error:
+            message = f"Nothing can listen on {host}:{port}: {error.strerror}. Choose another --host or --port; 0 is a free one."
+            raise SettingError(message) from error
+        yield bound
 
 
 def _address(bound: socket.socket) -> str:

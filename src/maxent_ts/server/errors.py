@@ -50,7 +50,7 @@ class ApiError(Exception):
 
     def body_for(self, settings: ServerSettings) -> dict[str, Any]:
         """As OpenAI's API writes it. Where the model lies is no client's business."""
-        message = str(self) if settings.model_path is None else str(self).replace(settings.model_path, settings.model_name)
+        message = str(self).replace(f"'{settings.model_path}'", f"'{settings.model_name}'")
         return {"error": {"message": message, "type": self.kind, "param": self.param, "code": self.code}}
 
 
