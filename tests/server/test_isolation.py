@@ -11,14 +11,15 @@ from scipy.stats import chisquare
 
 from maxent_ts.engines.hf import HFEngine
 from maxent_ts.engines.table import TableEngine
-from maxent_ts.registry import METHODS, METHODS_THAT_VOTE, METHODS_WITHOUT_REWARD
+from maxent_ts.registry import METHODS, METHODS_WITHOUT_REWARD
 from maxent_ts.search.exact import exact
+from maxent_ts.server.requests import METHODS_NOT_SERVED
 from maxent_ts.types import Budget
 from tests.conftest import additive_reward, run_one
 from tests.server.conftest import application, asked, client_of, completed
 from tests.unit.hf_helpers import tiny_model, tiny_tokenizer
 
-METHODS_SERVED = sorted(METHODS.keys() - METHODS_THAT_VOTE)
+METHODS_SERVED = sorted(METHODS.keys() - METHODS_NOT_SERVED.keys())
 
 
 def facts(reply):
@@ -127,6 +128,8 @@ def test_every_method_can_be_asked_for(method):
     body = {"prompt": "a", "max_tokens": 3, "method": method, "reward": "logprob", "seed": 1, "num_rollouts": 40}
     if method == "exact_sample":
         body["tilt"] = 0.0
+    if method == "vgb":
+        body["settings"] = {"num_candidates": 3}
     (reply,) = completed(application(TableEngine.random(num_tokens=3, seed=5)), body)
     assert reply["maxent"]["method"] == method
     assert reply["usage"]["completion_tokens"] > 0

@@ -17,13 +17,13 @@ from starlette.types import Receive, Scope, Send
 
 from maxent_ts.engines.base import Engine
 from maxent_ts.errors import MaxentError
-from maxent_ts.registry import METHODS, METHODS_THAT_VOTE
+from maxent_ts.registry import METHODS
 from maxent_ts.search.run import SearchResult
 from maxent_ts.server.errors import ApiError, api_error, internal_error, validation_error
 from maxent_ts.server.gate import Gate
 from maxent_ts.server.metrics import CONTENT_TYPE_LATEST, Metrics
 from maxent_ts.server.replies import ChatReply, CompletionReply, final_chunks, progress_chunk, reply
-from maxent_ts.server.requests import Plan, RewardTable, plan_searches
+from maxent_ts.server.requests import METHODS_NOT_SERVED, Plan, RewardTable, plan_searches
 from maxent_ts.server.schemas import ChatRequest, CompletionRequest
 from maxent_ts.server.service import News, Service
 from maxent_ts.server.settings import ServerSettings
@@ -151,7 +151,7 @@ def create_app(engine: Engine, settings: ServerSettings, rewards: RewardTable) -
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        methods = sorted(METHODS.keys() - METHODS_THAT_VOTE)
+        methods = sorted(METHODS.keys() - METHODS_NOT_SERVED.keys())
         facts = {"methods": methods, "rewards": rewards.names}
         model = {"id": settings.model_name, "object": "model", "created": 0, "owned_by": "maxent-ts", "maxent": facts}
         return {"object": "list", "data": [model]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import secrets
 import time
@@ -25,18 +26,27 @@ from maxent_ts.registry import (
 )
 from maxent_ts.rewards.base import Reward, other_prompts
 from maxent_ts.rewards.combine import WeightedSum, from_function, load_reward
+from maxent_ts.search.base import SearchFactory
 from maxent_ts.search.run import SearchJob
 from maxent_ts.server.errors import ApiError
 from maxent_ts.server.schemas import ChatRequest, CompletionRequest, SearchRequest, SeriesPrompt
 from maxent_ts.server.settings import ServerSettings
 from maxent_ts.types import Budget, Policy, Prompt, SeriesSegment, TimeSeriesPrompt
 
-__all__ = ["Plan", "RewardTable", "plan_searches"]
+__all__ = ["METHODS_NOT_SERVED", "Plan", "RewardTable", "plan_searches"]
 
 TAKEN_COLUMNS = frozenset(
     {"prompts", "completions", "completion_ids", "logprobs", "finish_reasons", "trainer_state", "log_extra", "log_metric"}
 )
 """What every reward is given; a request's own columns must have other names."""
+
+METHODS_NOT_SERVED: Mapping[str, str] = {
+    **dict.fromkeys(sorted(METHODS_THAT_VOTE), "votes on final answers, and nothing here says what those are. Use best_of_n"),
+    "exact": "enumerates all there is, which is for tables. Use maxent_sample",
+}
+
+MOST_NEXT_TOKENS = 128
+"""Next tokens that a search may look at from one prefix: it keeps them for every prefix."""
 
 FIELDS_OF_THEIR_OWN = {"num_return_sequences": "n", "num_rollouts": "num_rollouts", "num_beams": "num_rollouts", "tree": None}
 """Settings of methods that a request gives by other fields, or not at all."""
@@ -140,6 +150,7 @@ def plan_searches(request: CompletionRequest | ChatRequest, settings: ServerSett
     checked = check_settings(
         method, factory, {**shared_settings(factory, num_rollouts=num_rollouts, num_return_sequences=num_choices), **own}
     )
+    _check_width(method, factory, checked)
     seed = secrets.randbits(32) if request.seed is None else request.seed
     is_chat = isinstance(request, ChatRequest)
     request_id = f"{'chatcmpl' if is_chat else 'cmpl'}-{uuid.uuid4().hex}"
@@ -172,8 +183,8 @@ def _method_and_policy(request: SearchRequest, settings: ServerSettings) -> tupl
     if temperature == 0 and method in METHODS_OF_ONE_COMPLETION:
         method, temperature = "greedy", 1.0
     load(METHODS, method, "method")
-    if method in METHODS_THAT_VOTE:
-        raise SettingError(f"The method '{method}' votes on final answers, and nothing here says what those are. Use best_of_n.")
+    if method in METHODS_NOT_SERVED:
+        raise SettingError(f"The method '{method}' {METHODS_NOT_SERVED[method]}.")
     if request.reward is None and method not in METHODS_WITHOUT_REWARD:
         raise SettingError(f'The method \'{method}\' searches for a reward. Name one, such as "reward": "logprob".')
     if method == "greedy" and (request.n or 1) > 1:
@@ -213,6 +224,16 @@ def _budget(
             "these numbers too. Lower num_rollouts, max_tokens or n, or give max_generated_tokens."
         )
     return Budget(generated, num_rollouts, request.max_seconds)
+
+
+def _check_width(method: str, factory: SearchFactory, checked: Mapping[str, Any]) -> None:
+    defaults = {name: parameter.default for name, parameter in inspect.signature(factory).parameters.items()}
+    for name, field in (("num_beams", "num_rollouts, which is its width,"), ("num_candidates", "settings.num_candidates")):
+        width = checked.get(name, defaults.get(name, 0))
+        if width is None or width > MOST_NEXT_TOKENS:
+            raise SettingError(
+                f"The method '{method}' may look at {MOST_NEXT_TOKENS} next tokens here. Give {field} of at most that."
+            )
 
 
 def _settings(request: SearchRequest, settings: ServerSettings) -> Mapping[str, Any]:
