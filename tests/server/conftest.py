@@ -11,7 +11,7 @@ import httpx
 import uvicorn
 
 from maxent_ts.server.app import create_app
-from maxent_ts.server.requests import RewardTable
+from maxent_ts.server.rewards import RewardTable
 from maxent_ts.server.settings import ServerSettings
 
 

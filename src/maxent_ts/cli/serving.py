@@ -151,7 +151,7 @@ def run_serve(
         from uvicorn.config import LOGGING_CONFIG
 
         from maxent_ts.server.app import create_app
-        from maxent_ts.server.requests import RewardTable
+        from maxent_ts.server.rewards import RewardTable
         from maxent_ts.server.settings import ServerSettings
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("maxent_ts"):
@@ -179,6 +179,7 @@ def run_serve(
             access_log=not quiet,
             log_config=_logging(LOGGING_CONFIG),
             timeout_graceful_shutdown=SECONDS_TO_FINISH,
+            server_header=False,
         )
         note(f"Serving '{settings.model_name}': http://{_address(listening)}/v1")
         uvicorn.Server(how).run(sockets=[listening])

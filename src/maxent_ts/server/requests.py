@@ -7,33 +7,31 @@ import math
 import secrets
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from maxent_ts.config import check_settings
-from maxent_ts.errors import SettingError, UnknownNameError
+from maxent_ts.errors import SettingError
 from maxent_ts.loading import shared_settings
 from maxent_ts.registry import (
     METHODS,
     METHODS_OF_ONE_COMPLETION,
     METHODS_THAT_VOTE,
     METHODS_WITHOUT_REWARD,
-    REWARDS,
     load,
-    unknown_name,
 )
 from maxent_ts.rewards.base import Reward, other_prompts
-from maxent_ts.rewards.combine import WeightedSum, from_function, load_reward
 from maxent_ts.search.base import SearchFactory
 from maxent_ts.search.run import SearchJob
 from maxent_ts.server.errors import ApiError
+from maxent_ts.server.rewards import RewardTable
 from maxent_ts.server.schemas import ChatRequest, CompletionRequest, SearchRequest, SeriesPrompt
 from maxent_ts.server.settings import ServerSettings
 from maxent_ts.types import Budget, Policy, Prompt, SeriesSegment, TimeSeriesPrompt
 
-__all__ = ["METHODS_NOT_SERVED", "Plan", "RewardTable", "plan_searches"]
+__all__ = ["METHODS_NOT_SERVED", "Plan", "plan_searches"]
 
 TAKEN_COLUMNS = frozenset(
     {"prompts", "completions", "completion_ids", "logprobs", "finish_reasons", "trainer_state", "log_extra", "log_metric"}
@@ -50,52 +48,6 @@ MOST_NEXT_TOKENS = 128
 
 FIELDS_OF_THEIR_OWN = {"num_return_sequences": "n", "num_rollouts": "num_rollouts", "num_beams": "num_rollouts", "tree": None}
 """Settings of methods that a request gives by other fields, or not at all."""
-
-
-def _nothing(completions: Sequence[str]) -> list[float]:
-    return [0.0] * len(completions)
-
-
-class RewardTable:
-    """The rewards that requests may name. All are made here, so that no request makes the server read or run anything.
-
-    Args:
-        specs: Names of the registry, or the operator's own `file.py:function`; all of the registry if there are none.
-
-    Raises:
-        MaxentError: as `load_reward`.
-        SettingError: if two have one name.
-    """
-
-    def __init__(self, specs: Sequence[str] = ()) -> None:
-        self._rewards: dict[str, Reward] = {}
-        for spec in specs or sorted(REWARDS):
-            reward = load_reward(spec)
-            if reward.name in self._rewards:
-                raise SettingError(f"Two rewards are named '{reward.name}'. Requests could not tell them apart: rename one.")
-            self._rewards[reward.name] = WeightedSum([reward], [1.0])
-        self._none = from_function(_nothing, "none")
-
-    @property
-    def names(self) -> list[str]:
-        """What requests may name."""
-        return list(self._rewards)
-
-    def find(self, wanted: str | Mapping[str, float] | None) -> Reward:
-        """Return a reward by name, or a weighted sum; without a name one that is 0 everywhere.
-
-        Raises:
-            UnknownNameError: if there is no such name.
-            SettingError: if names with weights are none.
-        """
-        if wanted is None:
-            return self._none
-        for name in [wanted] if isinstance(wanted, str) else wanted:
-            if name not in self._rewards:
-                raise UnknownNameError(unknown_name("reward", name, self._rewards))
-        if isinstance(wanted, str):
-            return self._rewards[wanted]
-        return WeightedSum([self._rewards[name] for name in wanted], list(wanted.values()))
 
 
 @dataclass(frozen=True, slots=True)
