@@ -2,10 +2,10 @@
 
     python benchmarks/serve.py [--clients 200] [--seconds 60] [--max-queue 256] [--model DIR] [--json]
 
-Starts the server as a process over a random tiny Llama (or `--model`) and sends it requests of several kinds from locust's own
-processless runner in a process of its own: every client asks again as soon as it has its answer. A request is lost if it gets no
-answer of HTTP at all. Memory is the server's resident set, as its own /metrics tells it. In the second phase the server may have
-few searches outstanding; whatever it has no room for must be answered 429.
+Starts the server as a process over a random tiny Llama (or `--model`). Locust, in a process of its own, sends requests of several
+kinds: every client asks again as soon as it has its answer. A request is lost if the clients and the server do not count it alike,
+or if the server has not done with it at the end. Memory is the server's resident set, as its own /metrics tells it. In the second
+phase the server may have few searches outstanding; whatever it has no room for must be answered 429.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ sys.path.insert(0, str(ROOT))
 SECONDS_TO_START = 120
 
 LOAD = """
-import json, random, sys
-from locust import constant, events, HttpUser, task
+import json, random
+from locust import constant, events, task
 from locust.contrib.fasthttp import FastHttpUser
 
 PROMPTS = ["abc", "the model", "hello there", "a.b.c", "xyz" * 5]
@@ -170,6 +170,7 @@ def loaded(url: str, clients: int, seconds: float, directory: str) -> dict[str, 
     found = json.loads(re.search(r"^FOUND (.*)$", output, re.MULTILINE)[1])  # type: ignore[index]
     tokens = measured(url, "maxent_generated_tokens_total")
     left = measured(url, "maxent_searches_live") + measured(url, "maxent_searches_waiting")
+    left += measured(url, "maxent_requests_in_flight") - 1  # which is that of asking
     answered = sum(measured_all(url, 'maxent_requests_total{method="[^"]*",path="/v1/completions"'))
     return {**found, "memory": memory, "seconds": time.monotonic() - begun, "tokens": tokens, "left": left, "answered": answered}
 
@@ -188,7 +189,7 @@ def measured_all(url: str, pattern: str) -> Sequence[float]:
 
 def report(found: dict[str, Any]) -> None:
     """Print one phase."""
-    print(f"requests {found['requests']}, by status {found['statuses']}, failures {found['failures']} {found['errors'] or ''}")
+    print(f"requests {found['requests']}, by status {found['statuses']}, failures {found['failures']}", *found["errors"])
     print(f"{found['requests'] / found['seconds']:.0f} requests / s, {found['tokens'] / found['seconds']:.0f} generated tokens / s")
     print(f"seconds: p50 {found['p50'] / 1e3:.2f}, p95 {found['p95'] / 1e3:.2f}, p99 {found['p99'] / 1e3:.2f}")
     print("memory of the server, MiB: " + ", ".join(f"{one:.0f}" for one in found["memory"]))
@@ -196,7 +197,7 @@ def report(found: dict[str, Any]) -> None:
 
 def gates_of(within: dict[str, Any], beyond: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """What must hold."""
-    lost = abs(within["requests"] - within["answered"]) + within["left"]
+    lost = int(abs(within["requests"] - within["answered"]) + within["left"])
     growth = within["memory"][-1] / within["memory"][1]
     others = sum(count for status, count in beyond["statuses"].items() if status not in ("200", "429"))
     values: dict[str, tuple[float, Any, bool]] = {

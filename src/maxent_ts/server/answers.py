@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
@@ -47,7 +48,7 @@ class _Inbox:
 
     def tell(self, news: News) -> None:
         """Take news, in the service's thread."""
-        if not self._loop.is_closed():
+        with contextlib.suppress(RuntimeError):  # the loop is closed, so nobody listens
             self._loop.call_soon_threadsafe(self._news.put_nowait, news)
 
     async def next(self) -> News:
