@@ -42,6 +42,7 @@ BENCHMARKS = {
     ),
     "opentslm": ("A sample of OpenTSLM's stages 2 and 3, 1.2 billion parameters", "benchmarks/opentslm.py --items 1 --json"),
     "tree": ("The search beside the model: one search", "benchmarks/tree_growth.py --json"),
+    "serve": ("The server under load", "benchmarks/serve.py --seconds 15 --json"),
     "driver": ("The search beside the model: many searches", "benchmarks/driver.py"),
     "exact": ("Against the truth: laws", "benchmarks/exact.py --quick --section enumerable --table additive --json"),
     "efficiency": ("Against the truth: the best reward", "benchmarks/search_efficiency.py --instances 6 --family additive --json"),

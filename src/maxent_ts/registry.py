@@ -15,6 +15,7 @@ __all__ = [
     "METHODS_OF_ONE_COMPLETION",
     "METHODS_THAT_VOTE",
     "METHODS_WITHOUT_LOGPROBS",
+    "METHODS_WITHOUT_REWARD",
     "METHODS_WITHOUT_SEED",
     "METHODS_WITHOUT_TILT",
     "REWARDS",
@@ -63,6 +64,9 @@ METHODS_WITHOUT_TILT = frozenset({"greedy", "sample", "best_of_n", "majority_vot
 
 METHODS_WITHOUT_SEED = frozenset({"greedy", "beam", "diverse_beam"})
 """What they return does not depend on the seed."""
+
+METHODS_WITHOUT_REWARD = frozenset({"greedy", "sample", "beam", "diverse_beam"})
+"""What they return does not depend on the reward."""
 
 METHODS_WITHOUT_LOGPROBS = frozenset({"greedy", "sample", "best_of_n", "best_of_n_softmax", "majority_vote", "weighted_vote"})
 """They ask for whole completions and never look at log p, which some servers do not tell."""

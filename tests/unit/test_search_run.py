@@ -14,7 +14,7 @@ from maxent_ts.registry import METHODS, load
 from maxent_ts.search.base import AS_MANY_AS_AFFORDABLE, Rollouts
 from maxent_ts.search.best_of_n import best_of_n
 from maxent_ts.search.maxent import maxent, maxent_sample
-from maxent_ts.search.run import Event, SearchJob, run_searches
+from maxent_ts.search.run import Event, Searches, SearchJob, run_searches
 from maxent_ts.search.sampling import greedy
 from maxent_ts.search.vote import majority_vote
 from maxent_ts.types import Budget, Completion, Outcome, Policy
@@ -256,3 +256,60 @@ def test_as_many_as_affordable_means_the_budget(table_engine):
     """The sentinel must never reach an engine."""
     result = run_one(table_engine, TokenReward(lambda tokens: 0.0), best_of_n, budget=Budget(rollouts=37))
     assert result.usage.rollouts == 37 < AS_MANY_AS_AFFORDABLE
+
+
+def test_searches_that_join_and_leave_on_the_way_with_rewards_of_their_own_equal_those_alone(table_engine):
+    """Catches a step that loses a search, a reward that scores another one's completions, and a trace of what was cancelled."""
+    rewards = [additive_reward(4, 4, seed) for seed in range(3)]
+    jobs = jobs_of([(i % 3, i % 4) for i in range(9)], maxent_sample)
+    searches, results, coming = Searches(table_engine), {}, list(enumerate(jobs))
+    while coming or searches:
+        for index, job in [coming.pop(0) for _ in coming[:2]]:
+            searches.add(job, rewards[index % 3])
+        results.update({one.job.id: one for one in searches.advance()})
+        if len(coming) == 1:  # two steps after item 4 joined
+            results["item 4"] = searches.cancel("item 4")
+        if searches.is_waiting:
+            searches.step()
+    assert results["item 4"].outcome is None
+    assert results["item 4"].error is None
+    assert searches.generated_tokens == sum(one.usage.generated_tokens for one in results.values())
+    for index, job in enumerate(jobs):
+        if index != 4:
+            (alone,) = run_searches([job], TableEngine.random(num_tokens=4, concentration=0.7, seed=3), rewards[index % 3])
+            assert alone.outcome.completions == results[job.id].outcome.completions
+            assert alone.outcome.chosen == results[job.id].outcome.chosen
+            assert alone.usage.generated_tokens == results[job.id].usage.generated_tokens
+    assert not table_engine.step()
+
+
+def test_the_best_so_far_is_what_has_the_highest_reward_of_all_that_was_scored(table_engine):
+    """Catches the last completion taken for the best, and one without its text."""
+    reward, searches, seen = additive_reward(4, 4, 1), Searches(table_engine), []
+    (job,) = jobs_of([(0,)], budget=Budget(rollouts=40))
+    searches.add(job, reward)
+    assert searches.best(job.id) is None
+    while not (done := searches.advance()):
+        seen += [searches.best(job.id)]
+        searches.step()
+    found = [one for one in seen if one is not None]
+    assert [one.reward for one in found] == sorted(one.reward for one in found)
+    assert all(one.reward == reward.function(one.tokens) and one.text == table_engine.decode(one.tokens) for one in found)
+    assert found[-1].reward <= done[0].outcome.best.reward == max(one.reward for one in done[0].outcome.completions)
+
+
+def test_a_reward_sees_the_columns_of_its_own_search_whatever_others_have(table_engine):
+    """Catches a column of a batch-mate that turns a missing one into None."""
+    seen = []
+
+    class Looking(TokenReward):
+        def __call__(self, *, completion_ids, **columns):
+            seen.append(sorted(columns.keys() - {"prompts", "completions", "logprobs", "finish_reasons"}))
+            return [0.0 for _ in completion_ids]
+
+    jobs = [
+        SearchJob(str(i), (0,), Policy(4), best_of_n, 1.0, Budget(rollouts=2), (0, i), inputs)
+        for i, inputs in enumerate([{}, {"a": 1}, {"a": 2}, {"a": 1, "b": 2}])
+    ]
+    list(run_searches(jobs, table_engine, Looking(lambda tokens: 0.0)))
+    assert sorted(seen) == [[], ["a"], ["a", "b"]]

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from maxent_ts.cli import models, options, runs
+from maxent_ts.cli import models, options, runs, serving
 from maxent_ts.cli.completion import complete_method, complete_task
 from maxent_ts.cli.shared import EXIT_INTERRUPTED, ComparisonFormat, Format, explained, note
 
@@ -179,6 +179,7 @@ app.command("sweep")(runs.sweep)
 app.command("rescore")(runs.rescore)
 app.command("export")(runs.export)
 app.command("convert")(models.convert)
+app.command("serve")(serving.serve)
 
 
 @app.command("generate")

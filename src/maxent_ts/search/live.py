@@ -77,6 +77,7 @@ class Live:
         self, job: SearchJob, engine: Engine, reward: Reward, answer_fn: Callable[[str], str | None] | None = None
     ) -> None:
         self.job = job
+        self.reward = reward
         self.usage = Usage()
         self.request: Request | None = None
         self.tickets: dict[int, int] = {}
@@ -99,6 +100,7 @@ class Live:
         self._num_finished = 0
         self._finished: set[Tokens] = set()
         self._trajectory: list[tuple[int, float]] = []
+        self._best: Completion | None = None
         self._started = time.perf_counter()
         target = Target(
             job.tilt,
@@ -128,6 +130,11 @@ class Live:
     def scored_completions(self) -> tuple[Completion, ...]:
         """The completions of an open `Rewards` or `PrefixRewards` request."""
         return self.request.completions if isinstance(self.request, (Rewards, PrefixRewards)) else ()
+
+    @property
+    def best(self) -> Completion | None:
+        """The completion of the highest reward so far, with its text; None before the first reward."""
+        return None if self._best is None else replace(self._best, text=self.text(self._best.tokens))
 
     def resume(self) -> None:
         """Send the last answer in and take the next request."""
@@ -217,7 +224,8 @@ class Live:
             return
         best = self._trajectory[-1][1] if self._trajectory else -math.inf
         for completion, value in zip(self.scored_completions, values, strict=True):
-            best = max(best, value)
+            if value > best:
+                best, self._best = value, replace(completion, reward=value)
             self._trajectory.append((self._cost_at.get(completion.tokens, self.usage.generated_tokens), best))
         self.request = None
 
