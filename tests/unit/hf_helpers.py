@@ -10,14 +10,20 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
     GPT2Config,
     GPT2LMHeadModel,
+    Lfm2Config,
+    Lfm2ForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
     PreTrainedTokenizerFast,
@@ -63,6 +69,13 @@ def tiny_model(kind: str = "llama", *, seed: int = 0, num_positions: int = 128, 
         model = GPT2LMHeadModel(GPT2Config(**common, n_embd=32, n_layer=2, n_head=4, n_positions=num_positions))
         with torch.no_grad():  # positions must matter, or a wrong one does not show
             model.transformer.wpe.weight.normal_(std=0.5)
+    elif kind == "mamba":
+        model = MambaForCausalLM(MambaConfig(**common, hidden_size=32, num_hidden_layers=2, state_size=4))
+    elif kind == "lfm2":  # a convolution's state in one layer, keys and values in the other
+        sizes = {name: value for name, value in rope.items() if name != "head_dim"}
+        model = Lfm2ForCausalLM(Lfm2Config(**sizes, layer_types=["conv", "full_attention"]))
+    elif kind == "bloom":  # knows no positions but those of its mask, which must be a plain one
+        model = BloomForCausalLM(BloomConfig(**common, hidden_size=32, n_layer=2, n_head=4))
     else:
         raise ValueError(kind)
     return model.eval()

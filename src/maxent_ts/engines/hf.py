@@ -23,7 +23,8 @@ from maxent_ts.engines.memory import GIB, give_back, is_out_of_memory, memory_me
 from maxent_ts.engines.replacements import Replacements
 from maxent_ts.engines.sampler import draw_first
 from maxent_ts.engines.selfcheck import check_decoding, is_row_independent, no_media
-from maxent_ts.engines.slots import all_log_probabilities, prefill
+from maxent_ts.engines.slots import all_log_probabilities
+from maxent_ts.engines.whole import WholeSequences
 from maxent_ts.errors import EngineError, MaxentError, ModelError, OutOfMemoryError, PromptError, SettingError
 from maxent_ts.presets import DEFAULT_COMPAT
 from maxent_ts.types import Branch, FinishReason, Policy, Prompt, Rollout, TopTokens
@@ -46,6 +47,8 @@ class HFEngine:
     charges each context for its own prompt once even if another's was reused, so that the cost of a search does not
     depend on its neighbours; `stats` counts what really ran.
 
+    Where a model's past cannot be shared, such as a recurrent state, the engine warns and keeps nothing: see `engines.whole`.
+
     Args:
         model: Directory, hub id, OpenTSLM checkpoint (file, directory or hub id), transformers model or `SoftPromptModel`. A
             model in memory is used as it is and put in evaluation mode.
@@ -61,7 +64,7 @@ class HFEngine:
         compat: Which of OpenTSLM's ways to read a prompt: see `maxent_ts.models.opentslm.load_series_model`.
 
     Raises:
-        ModelError: if the model or its tokenizer cannot be found or read, or if its architecture cannot decode in slots.
+        ModelError: if the model or its tokenizer cannot be found or read, or if its rows do not decode side by side.
         SettingError: if a parameter is outside its domain.
     """
 
@@ -100,9 +103,17 @@ class HFEngine:
         make_media = getattr(self._loaded.series_model, "example_media", no_media)
         is_exact = self._model.device.type == "cpu" and self._model.dtype == torch.float32
         with self._replacements.applied():
-            shares_prompts = check_decoding(self._model, self._loaded.name, make_media)
-            is_independent = is_exact and is_row_independent(
-                self._model, max_batch_size, self._replacements.row_multiple, make_media, shares_prompts=shares_prompts
+            self._layout = check_decoding(self._model, self._loaded.name, make_media, self._loaded.unshareable)
+            is_independent = (
+                is_exact
+                and self._layout != "none"
+                and is_row_independent(
+                    self._model,
+                    max_batch_size,
+                    self._replacements.row_multiple,
+                    make_media,
+                    shares_prompts=self._layout == "shared",
+                )
             )
         self._capabilities = Capabilities(
             deterministic=is_independent,
@@ -112,7 +123,10 @@ class HFEngine:
         self._max_batch_size = max_batch_size
         self._quantization = quantization
         self._store = KeyValueStore(int(kv_cache_gib * GIB))
-        self._batch = Batch(self._model, max_batch_size, shares_prompts, self._replacements.row_multiple, self._store.stats)
+        build = WholeSequences if self._layout == "none" else Batch
+        self._batch = build(
+            self._model, max_batch_size, self._layout == "shared", self._replacements.row_multiple, self._store.stats
+        )
         self._tasks: deque[Task] = deque()
         """Not begun."""
         self._rows: deque[Row] = deque()
@@ -141,6 +155,7 @@ class HFEngine:
             "max_batch_size": self._max_batch_size,
             "quantization": self._quantization,
             "kernels": self._replacements.kernels is not None,
+            **({"cache": "none"} if self._layout == "none" else {}),
             **({} if self._compat == DEFAULT_COMPAT else {"compat": self._compat}),
         }
 
@@ -281,7 +296,7 @@ class HFEngine:
             task.num_forwarded += context.num_prompt_tokens
             context.is_charged = True
         if entry is None:
-            entry = prefill(self._model, context.inputs, context.media)
+            entry = self._batch.prefill(context.inputs, context.media)
             self._measure_quantization(context)
             self._store.add_prompt(context.key, entry)
             self._store.stats.model_calls += 1

@@ -40,6 +40,8 @@ class LoadedModel:
     context_length: int | None
     """Positions of prompt and continuation together; None if the model has no bound."""
     eos_token_ids: frozenset[int]
+    unshareable: str | None = None
+    """The kind of cache in which rollouts that begin alike cannot share their past; None if there is none."""
 
 
 def load_model(
@@ -66,7 +68,7 @@ def load_model(
         compat: See `load_series_model`.
 
     Raises:
-        ModelError: if the model or its tokenizer cannot be found or read, or if its cache cannot be forked.
+        ModelError: if the model or its tokenizer cannot be found or read.
         SettingError: if device or dtype is unknown, not there, or not that of a model taken from memory; or if `base_model` or
             `compat` is given for a model that has no use for it.
     """
@@ -118,7 +120,8 @@ def load_model(
         name=name,
         revision=getattr(model.config, "_commit_hash", None) or revision,
         hash=hasher,
-        context_length=_context_length(model, name),
+        context_length=_context_length(model),
+        unshareable=_unshareable(model),
         eos_token_ids=_eos_token_ids(model, tokenizer),
     )
 
@@ -196,20 +199,22 @@ def _check_directory(directory: Path) -> None:
         )
 
 
-def _context_length(model: Any, name: str) -> int | None:
-    """How far prompt and continuation may reach; raise for caches that cannot be cut into slots."""
+def _context_length(model: Any) -> int | None:
+    """How far prompt and continuation may reach."""
     config = model.config.get_text_config(decoder=True)
-    layers = DynamicCache(config=config).layers
-    other = next((layer for layer in layers if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer)), None)
-    if other is not None:
-        raise ModelError(
-            f"'{name}' keeps its past in a {type(other).__name__}, a state that cannot be shared among rollouts that begin alike. "
-            "This engine runs models whose every layer is ordinary attention, such as Llama, Qwen or GPT-2."
-        )
     bounds = [getattr(config, "max_position_embeddings", None)]
-    if sliding_window(model) is None:  # a window of another kind: within it, the layer is an ordinary one
+    if _unshareable(model) is None and sliding_window(model) is None:
+        # A window of another kind: within it, the layer is an ordinary one.
+        layers = DynamicCache(config=config).layers
         bounds += [layer.sliding_window for layer in layers if isinstance(layer, DynamicSlidingWindowLayer)]
     return min((bound for bound in bounds if bound is not None), default=None)
+
+
+def _unshareable(model: Any) -> str | None:
+    """Name a kind of cache, among those that a model asks for, that cannot be cut into slots."""
+    layers = DynamicCache(config=model.config.get_text_config(decoder=True)).layers
+    other = next((layer for layer in layers if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer)), None)
+    return None if other is None else type(other).__name__
 
 
 def _eos_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:

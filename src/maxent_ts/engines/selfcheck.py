@@ -6,9 +6,10 @@ decodes a few tokens in slots, next to the same tokens in a plain forward.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,13 +17,18 @@ import torch
 from maxent_ts.engines.attention import can_share_prompts, group_rows, round_up
 from maxent_ts.engines.cache import PromptEntry
 from maxent_ts.engines.slots import FEWEST_KEYS, SlotCache, decode, prefill
+from maxent_ts.engines.whole import last_logits
 from maxent_ts.engines.windows import sliding_window
 from maxent_ts.errors import ModelError
 from maxent_ts.models.media import Media, attending_prompt
 
-__all__ = ["check_decoding", "is_row_independent", "no_media"]
+__all__ = ["Layout", "check_decoding", "is_row_independent", "no_media"]
 
 MakeMedia = Callable[[int], Media | None]
+
+Layout = Literal["shared", "copied", "none"]
+"""Where a row finds its past: in its prompt's keys and values, which the rows of a prompt share, and a slot of its own; in its slot
+alone, which has a copy of the prompt's; or nowhere, so that the whole sequence is put through the model for each token."""
 
 LENGTHS = (5, 9)
 """Tokens of the two prompts, which share a batch."""
@@ -37,40 +43,58 @@ def no_media(_length: int) -> None:
 
 
 @torch.inference_mode()
-def check_decoding(model: Any, name: str, make_media: MakeMedia = no_media) -> bool:
-    """Compare decoding in slots with a plain forward.
+def check_decoding(model: Any, name: str, make_media: MakeMedia = no_media, unshareable: str | None = None) -> Layout:
+    """Compare decoding with a plain forward, and warn if nothing but plain forwards will do.
 
     Args:
         model: A causal language model.
         name: For the message.
         make_media: Makes what the cross-attention of a prompt of so many tokens sees.
+        unshareable: The kind of cache that is known not to fit slots; None if none is.
 
     Returns:
-        Whether its rows may share their prompts' keys and values.
+        Where rows have the past that they decode from.
 
     Raises:
-        ModelError: if the two disagree, or if the model cannot decode in slots at all.
+        ModelError: if rows of the model come out otherwise side by side than alone, however they are decoded.
     """
     tolerance = TOLERANCE.get(model.dtype, COARSE_TOLERANCE)
-    if can_share_prompts(model) and sliding_window(model) is None:  # which is known in slots that hold their prompts alone
+    if unshareable is not None:
+        problem = f"keeps its past in a {unshareable}, which this engine cannot share among rollouts that begin alike"
+    else:
+        if can_share_prompts(model) and sliding_window(model) is None:  # which is known in slots that hold their prompts alone
+            try:
+                if _difference(model, make_media, shares_prompts=True) <= tolerance:
+                    return "shared"
+            except FAILURES:
+                pass  # attention of a kind that `engines.attention` does not know: try the model's own
         try:
-            if _difference(model, make_media, shares_prompts=True) <= tolerance:
-                return True
-        except FAILURES:
-            pass  # attention of a kind that `engines.attention` does not know: try the model's own
+            difference = _difference(model, make_media, shares_prompts=False)
+            if difference <= tolerance:
+                return "copied"
+            problem = f"is off by up to {difference:.2g} nats when rows of different lengths decode side by side"
+        except FAILURES as error:
+            problem = f"cannot decode rows of different lengths side by side ({error})"
+    subject = f"'{name}' ({type(model).__name__}) {problem}"
+    if make_media(1) is not None:
+        raise ModelError(f"{subject}, and with cross-attention to time series there is no other way.")
     try:
-        difference = _difference(model, make_media, shares_prompts=False)
+        difference = _whole_difference(model)
     except FAILURES as error:
-        raise ModelError(
-            f"'{name}' ({type(model).__name__}) cannot decode rows of different lengths side by side: {error}. If its attention is "
-            "at fault, try model_kwargs={'attn_implementation': 'eager'}; otherwise this engine does not know this architecture."
-        ) from error
+        raise ModelError(f"{subject}, nor can it be run on sequences of one length: {error}.") from error
     if not difference <= tolerance:
         raise ModelError(
-            f"'{name}' ({type(model).__name__}) gives other probabilities when rows of different lengths decode side by side: they "
-            f"are off by up to {difference:.2g} nats. Its masks, positions or cache are of a kind that this engine does not know."
+            f"{subject}, and is off by up to {difference:.2g} nats when sequences of one length share a forward. "
+            "This engine does not know this architecture."
         )
-    return False
+    warnings.warn(
+        f"{subject}. So nothing is kept of what went through it: each token of each rollout costs a forward of its whole sequence, "
+        "prompt included, which takes many times longer. If the model's attention is at fault, try "
+        "model_kwargs={'attn_implementation': 'eager'}.",
+        RuntimeWarning,
+        stacklevel=3,
+    )
+    return "none"
 
 
 @torch.inference_mode()
@@ -131,3 +155,12 @@ def _difference(model: Any, make_media: MakeMedia, *, shares_prompts: bool) -> f
         for ours, theirs in ((entry.logits, plain[-2]), (decoded[row], plain[-1])):
             differences.append(float((ours.float().log_softmax(-1) - theirs).abs().nan_to_num(0.0).max()))
     return max(differences)
+
+
+def _whole_difference(model: Any) -> float:
+    """Largest difference in log-probability between sequences of one length in one forward and alone, nats."""
+    length = min(LENGTHS)
+    sequences = [prompt[:length] for prompt in _prompts(model)]
+    together = last_logits(model, sequences).float().log_softmax(-1)
+    alone = torch.cat([model(input_ids=sequence[None], use_cache=False).logits[:, -1] for sequence in sequences])
+    return float((together - alone.float().log_softmax(-1)).abs().nan_to_num(0.0).max())
