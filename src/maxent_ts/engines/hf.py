@@ -18,6 +18,7 @@ from maxent_ts.engines.batch import Batch, Row
 from maxent_ts.engines.cache import CacheStats, KeyValueStore, PromptEntry
 from maxent_ts.engines.contexts import HFContext, Task, distribution, next_tokens, not_finite, problem_of
 from maxent_ts.engines.encoding import encode
+from maxent_ts.engines.exact import ExactModel
 from maxent_ts.engines.loading import load_model
 from maxent_ts.engines.memory import GIB, give_back, is_out_of_memory, memory_message
 from maxent_ts.engines.replacements import Replacements
@@ -58,6 +59,8 @@ class HFEngine:
         max_batch_size: Most rollouts that decode at once.
         kv_cache_gib: Memory for keys and values that may be needed again, in GiB, besides those of the batch.
         quantization: "rq8" for linear layers in 8 bits on a CPU; then p is the quantised model. See `engines.linears`.
+        exact_logprobs: With `quantization`: p is the exact model. The quantised one draws the tokens, and all log-probabilities are
+            those of one more pass, of the exact model over each finished rollout. See `engines.exact`.
         revision: Branch, tag or commit on the hub.
         model_kwargs: Passed on to `from_pretrained`.
         base_model: Directory or hub id of the language model that an OpenTSLM checkpoint is of; None for what its name tells.
@@ -78,6 +81,7 @@ class HFEngine:
         max_batch_size: int = 32,
         kv_cache_gib: float = 1.0,
         quantization: str | None = None,
+        exact_logprobs: bool = False,
         revision: str | None = None,
         model_kwargs: Mapping[str, Any] | None = None,
         base_model: str | Path | None = None,
@@ -87,6 +91,8 @@ class HFEngine:
             raise SettingError(f"max_batch_size must be at least 1, but is {max_batch_size}.")
         if not kv_cache_gib >= 0:
             raise SettingError(f"kv_cache_gib must be at least 0, but is {kv_cache_gib}.")
+        if exact_logprobs and quantization is None:
+            raise SettingError("exact_logprobs is for a quantised model: without quantization log-probabilities are exact.")
         self._loaded = load_model(
             model,
             tokenizer,
@@ -122,15 +128,22 @@ class HFEngine:
         )
         self._max_batch_size = max_batch_size
         self._quantization = quantization
+        if exact_logprobs and self._layout == "none":
+            raise SettingError("exact_logprobs needs a model that decodes with a cache. Leave it or quantization out.")
         self._store = KeyValueStore(int(kv_cache_gib * GIB))
         build = WholeSequences if self._layout == "none" else Batch
         self._batch = build(
             self._model, max_batch_size, self._layout == "shared", self._replacements.row_multiple, self._store.stats
         )
+        self._exact: ExactModel | None = None
+        if exact_logprobs:
+            self._exact = ExactModel(self._model, self._replacements, self._store, self._loaded.eos_token_ids)
         self._tasks: deque[Task] = deque()
         """Not begun."""
         self._rows: deque[Row] = deque()
         """Of jobs that are begun, without a slot."""
+        self._unscored: deque[tuple[Task, Branch | None]] = deque()
+        """Rollouts of jobs, and None for other jobs, that wait for the exact model."""
         self._finished: list[Finished] = []
         self._eos_token_ids = np.array(sorted(self._loaded.eos_token_ids), dtype=np.int64)
         self._num_tickets = 0
@@ -155,6 +168,7 @@ class HFEngine:
             "max_batch_size": self._max_batch_size,
             "quantization": self._quantization,
             "kernels": self._replacements.kernels is not None,
+            **({"exact_logprobs": True} if self._exact is not None else {}),
             **({"cache": "none"} if self._layout == "none" else {}),
             **({} if self._compat == DEFAULT_COMPAT else {"compat": self._compat}),
         }
@@ -177,10 +191,16 @@ class HFEngine:
         Raises:
             PromptError: if the prompt is empty, too long for the context with `max_new_tokens`, holds ids or numbers that
                 the model cannot take, or is of a kind that it cannot take.
-            SettingError: if the policy has stop strings, but the engine no tokenizer.
+            SettingError: if the policy has stop strings, but the engine no tokenizer, or if it leaves tokens out of p although
+                log-probabilities are to be another model's than the draws.
         """
         if policy.stop_strings and self._tokenizer is None:
             raise SettingError("stop_strings need a tokenizer, but this engine has none. Give tokenizer=… to HFEngine.")
+        if self._exact is not None and (policy.top_k, policy.top_p, policy.min_p) != (None, None, None):
+            raise SettingError(
+                "With top_k, top_p or min_p the exact model may leave out a token that the quantised one draws. Leave them out, or "
+                "exact_logprobs."
+            )
         with torch.inference_mode():
             encoded = encode(self._loaded, prompt)
         inputs = encoded.inputs
@@ -200,6 +220,7 @@ class HFEngine:
         context.is_open = False
         self._tasks = deque(task for task in self._tasks if task.job.context is not context)
         self._rows = deque(row for row in self._rows if row.task.job.context is not context)
+        self._unscored = deque(pair for pair in self._unscored if pair[0].job.context is not context)
         for row in self._batch.rows:
             if row.task.job.context is context:
                 self._batch.remove(self._batch.slot_of(row))
@@ -251,6 +272,12 @@ class HFEngine:
     def _work(self) -> None:
         with torch.inference_mode(), self._replacements.applied():
             self._advance()
+            while self._unscored:
+                task, branch = self._unscored[0]
+                assert self._exact is not None
+                answer = self._exact.answer(task, branch)
+                self._finished.append(Finished(task.ticket, answer, task.num_forwarded))
+                self._unscored.popleft()
 
     def _advance(self) -> None:
         """One step, without its troubles. Whatever it raises, no row and no job is lost."""
@@ -282,6 +309,8 @@ class HFEngine:
         problem = problem_of(job, self._model.get_input_embeddings().weight.shape[0])
         if problem is not None:
             self._finish(task, EngineError(problem))
+        elif self._exact is not None and isinstance(job, (NextTokensJob, ScoreJob)):
+            self._unscored.append((task, None))
         elif not job.prefix:
             self._branch(task, distribution(self._prompt(task).logits, task))
         else:
@@ -299,9 +328,6 @@ class HFEngine:
             entry = self._batch.prefill(context.inputs, context.media)
             self._measure_quantization(context)
             self._store.add_prompt(context.key, entry)
-            self._store.stats.model_calls += 1
-            self._store.stats.prefills += 1
-            self._store.stats.prefill_tokens += entry.num_tokens
         return entry
 
     def _measure_quantization(self, context: HFContext) -> None:
@@ -424,6 +450,9 @@ class HFEngine:
             self._finish(task, Branch(tuple(task.rollouts), task.log_unseen))
 
     def _finish(self, task: Task, answer: Branch | TopTokens | tuple[float, ...] | MaxentError) -> None:
+        if self._exact is not None and isinstance(answer, Branch) and answer.rollouts:
+            self._unscored.append((task, answer))
+            return
         self._finished.append(Finished(task.ticket, answer, task.num_forwarded))
 
     def _fail(self, task: Task, error: EngineError) -> None:
@@ -447,6 +476,8 @@ class HFEngine:
     def _fail_for_memory(self) -> None:
         """Fail the jobs in the batch and the one at the head of the queue."""
         tasks = {row.task.ticket: row.task for row in (*self._batch.rows, *list(self._rows)[:1])}
+        tasks |= {task.ticket: task for task, _ in self._unscored}
+        self._unscored.clear()
         if not tasks:
             task = self._tasks.popleft()
             tasks[task.ticket] = task
