@@ -285,3 +285,19 @@ def test_any_other_runtime_error_is_not_swallowed(monkeypatch):
     Memory(model, monkeypatch, 0, RuntimeError("shape mismatch"))
     with pytest.raises(RuntimeError, match=r"shape mismatch"):
         engine.step()
+
+
+def test_decoding_that_goes_wrong_behind_a_long_prompt_only_is_found(monkeypatch):
+    """Catches a self-check at a handful of tokens, where nothing is padded beyond the first keys."""
+    model = tiny_model("gpt2")
+    forward = model.forward
+
+    def near(**kwargs):
+        positions = kwargs.get("position_ids")
+        if positions is not None and positions.shape[1] == 1:
+            kwargs["position_ids"] = positions.clamp(max=64)
+        return forward(**kwargs)
+
+    monkeypatch.setattr(model, "forward", near)
+    with pytest.warns(RuntimeWarning, match=r"is off by up to .* when rows of different lengths"):
+        HFEngine(model)

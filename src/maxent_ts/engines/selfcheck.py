@@ -30,8 +30,8 @@ Layout = Literal["shared", "copied", "none"]
 """Where a row finds its past: in its prompt's keys and values, which the rows of a prompt share, and a slot of its own; in its slot
 alone, which has a copy of the prompt's; or nowhere, so that the whole sequence is put through the model for each token."""
 
-LENGTHS = (5, 9)
-"""Tokens of the two prompts, which share a batch."""
+LENGTHS = (5, 9, 77)
+"""Tokens of the prompts that share a batch. The last fills more than `FEWEST_KEYS`, and its keys are padded to a round number."""
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
 FAILURES = (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError, IndexError, KeyError)
 COARSE_TOLERANCE = 0.5
@@ -102,9 +102,9 @@ def is_row_independent(
     model: Any, max_rows: int, row_multiple: int, make_media: MakeMedia = no_media, *, shares_prompts: bool
 ) -> bool:
     """Tell whether a row's logits are the same to the bit whatever the number, lengths and contents of the other rows."""
-    entries = [prefill(model, prompt[:-1], make_media(len(prompt) - 1)) for prompt in _prompts(model)]
+    entries = [prefill(model, prompt[:-1], make_media(len(prompt) - 1)) for prompt in _prompts(model)[:2]]
     num_slots = round_up(max_rows, row_multiple)
-    limit = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None) or 10**9
+    longest = _num_positions(model) - max(entry.num_tokens for entry in entries) - 2
     seen = []
     for num_rows in sorted({row_multiple, round_up(num_slots // 2, row_multiple), num_slots}):
         # In larger batches more rows share the prompt, and the others are longer: so the padding differs too.
@@ -113,7 +113,7 @@ def is_row_independent(
         whose = [entries[1] if row == place or row % 3 == 2 else entries[0] for row in range(num_rows)]
         tokens = np.arange(num_rows, dtype=np.int64) % 7
         tokens[place] = 3
-        seen.append(_decode(model, whose, tokens, np.minimum(own, limit - max(LENGTHS) - 2), shares_prompts)[place])
+        seen.append(_decode(model, whose, tokens, np.minimum(own, longest), shares_prompts)[place])
     return all(torch.equal(seen[0], other) for other in seen[1:])
 
 
@@ -131,30 +131,34 @@ def _decode(model: Any, entries: Sequence[PromptEntry], tokens: np.ndarray, own:
 
 
 def _prompts(model: Any) -> list[torch.Tensor]:
-    """Two prompts of unlike ids, each one longer than what is prefilled of it."""
+    """Prompts of unlike ids, each one longer than what is prefilled of it; without those that the model's context cannot hold."""
     num_ids = model.get_input_embeddings().weight.shape[0]
     return [
         torch.arange(start, start + 7 * (length + 1), 7, device=model.device) % num_ids
-        for start, length in zip((3, 5), LENGTHS, strict=True)
+        for start, length in zip((3, 5, 4), LENGTHS, strict=True)
+        if length < _num_positions(model)
     ]
+
+
+def _num_positions(model: Any) -> int:
+    return getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None) or 10**9
 
 
 def _difference(model: Any, make_media: MakeMedia, *, shares_prompts: bool) -> float:
     """Largest difference in log-probability between decoding in slots and a plain forward, nats."""
-    prompts = _prompts(model)
-    prompts = [prompts[index] for index in (0, 1, 0, 1)]
-    media = [make_media(len(prompt) - 1) for prompt in prompts]
-    entries = [prefill(model, prompt[:-1], one) for prompt, one in zip(prompts[:2], media, strict=False)] * 2
-    tokens = np.array([int(prompt[-1]) for prompt in prompts], dtype=np.int64)
-    decoded = _decode(model, entries, tokens, np.zeros(len(prompts), dtype=np.int64), shares_prompts)
-    differences = []
-    for row, (prompt, entry, one) in enumerate(zip(prompts, entries, media, strict=True)):
-        whole = None if one is None else replace(one, times=torch.cat([one.times, one.times[-1:]]))
-        with attending_prompt(whole, None if one is None else one.key_values()):
-            plain = model(input_ids=prompt[None], use_cache=False).logits[0].float().log_softmax(-1)
-        for ours, theirs in ((entry.logits, plain[-2]), (decoded[row], plain[-1])):
-            differences.append(float((ours.float().log_softmax(-1) - theirs).abs().nan_to_num(0.0).max()))
-    return max(differences)
+    prompts, entries, expected = _prompts(model), [], []
+    for prompt in prompts:
+        media = make_media(len(prompt) - 1)
+        entries.append(prefill(model, prompt[:-1], media))
+        whole = None if media is None else replace(media, times=torch.cat([media.times, media.times[-1:]]))
+        with attending_prompt(whole, None if media is None else media.key_values()):
+            expected.append(model(input_ids=prompt[None], use_cache=False).logits[0, -2:].float().log_softmax(-1))
+    rows = [*range(len(prompts))] * 2
+    tokens = np.array([int(prompts[row][-1]) for row in rows], dtype=np.int64)
+    decoded = _decode(model, [entries[row] for row in rows], tokens, np.zeros(len(rows), dtype=np.int64), shares_prompts)
+    ours = torch.cat([torch.stack([entry.logits for entry in entries]), decoded]).float().log_softmax(-1)
+    theirs = torch.stack([plain[0] for plain in expected] + [expected[row][1] for row in rows])
+    return float((ours - theirs).abs().nan_to_num(0.0).max())
 
 
 def _whole_difference(model: Any) -> float:
