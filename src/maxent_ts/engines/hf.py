@@ -19,7 +19,7 @@ from maxent_ts.engines.cache import CacheStats, KeyValueStore, PromptEntry
 from maxent_ts.engines.contexts import HFContext, Task, distribution, next_tokens, not_finite, problem_of
 from maxent_ts.engines.encoding import encode
 from maxent_ts.engines.exact import ExactModel
-from maxent_ts.engines.loading import load_model
+from maxent_ts.engines.loading import load_model, quantization_config
 from maxent_ts.engines.memory import GIB, give_back, is_out_of_memory, memory_message
 from maxent_ts.engines.replacements import Replacements
 from maxent_ts.engines.sampler import draw_first
@@ -156,6 +156,7 @@ class HFEngine:
     @cached_property
     def identity(self) -> Mapping[str, Any]:
         """Model, revision, hash of the weights, number types, device and versions. Computes the hash on first use."""
+        by_transformers = quantization_config(self._model)
         return {
             "engine": "hf",
             "model": self._loaded.name,
@@ -168,6 +169,7 @@ class HFEngine:
             "max_batch_size": self._max_batch_size,
             "quantization": self._quantization,
             "kernels": self._replacements.kernels is not None,
+            **({} if by_transformers is None else {"quantization_config": by_transformers}),
             **({"exact_logprobs": True} if self._exact is not None else {}),
             **({"cache": "none"} if self._layout == "none" else {}),
             **({} if self._compat == DEFAULT_COMPAT else {"compat": self._compat}),

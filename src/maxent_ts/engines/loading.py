@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from maxent_ts.models.hub import load_causal_lm, load_tokenizer
 from maxent_ts.models.opentslm import SeriesModel, load_series_model
 from maxent_ts.presets import DEFAULT_COMPAT
 
-__all__ = ["LoadedModel", "content_hash", "load_model", "resolve_device", "resolve_dtype"]
+__all__ = ["LoadedModel", "content_hash", "load_model", "quantization_config", "resolve_device", "resolve_dtype"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 HASHED_SUFFIXES = (".safetensors", ".bin", ".json", ".model", ".txt")
@@ -172,8 +173,24 @@ def _hash_tensors(module: torch.nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        for part in _parts(tensor.detach()):
+            digest.update(part.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _parts(tensor: Any) -> list[torch.Tensor]:
+    """The plain tensors that a tensor is made of: itself, or integers and scales where torchao has quantised it."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        return [tensor]
+    return [part for name in tensor.__tensor_flatten__()[0] for part in _parts(getattr(tensor, name))]
+
+
+def quantization_config(model: Any) -> dict[str, Any] | None:
+    """Return how transformers has quantised a model, as plain JSON values; None if it has not."""
+    config = getattr(model.config, "quantization_config", None)
+    if config is None or isinstance(config, dict):
+        return config
+    return json.loads(config.to_json_string())
 
 
 def _check_taken_from_memory(model: Any, device: str, dtype: str, revision: str | None, kwargs: Mapping[str, Any]) -> None:
