@@ -118,13 +118,13 @@ def plain_rows(model, inputs: torch.Tensor, continuation: Sequence[int], policy:
         float64 array of shape [length of the continuation + 1, vocabulary].
     """
     with torch.no_grad():
-        tail = torch.tensor(list(continuation), dtype=torch.long)
+        tail = torch.tensor(list(continuation), dtype=torch.long, device=inputs.device)
         if inputs.ndim == 1:
             logits = model(input_ids=torch.cat([inputs, tail])[None], use_cache=False).logits
         else:
             rows = torch.cat([inputs, model.get_input_embeddings()(tail)])
             logits = model(inputs_embeds=rows[None], use_cache=False).logits
-    rows = logits[0, len(inputs) - 1 :].double().numpy() / policy.temperature
+    rows = logits[0, len(inputs) - 1 :].double().cpu().numpy() / policy.temperature
     rows = rows - rows.max(-1, keepdims=True)
     return rows - np.log(np.exp(rows).sum(-1, keepdims=True))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 
 from maxent_ts.engines.attention import PromptGroup, group_rows, round_up
 from maxent_ts.engines.cache import CacheStats, Piece, PromptEntry
+from maxent_ts.engines.memory import GIB, free_bytes, rows_that_fit
 from maxent_ts.engines.sampler import draw, log_probabilities, scores, top
 from maxent_ts.engines.slots import SlotCache, decode, prefill
 from maxent_ts.models.media import Media
@@ -290,9 +292,26 @@ class Batch:
                 best, most = slot, shared
         return best, max(most, 0)
 
+    def _fit(self, entry: PromptEntry, num_positions: int) -> None:
+        """Have fewer rows where the device has no room for all of them, before slots are made of so many positions."""
+        one_row = num_positions * sum(tensor.shape[0] * tensor.shape[2] * tensor.element_size() for tensor in entry.key_values)
+        free = free_bytes(entry.logits.device)
+        # Rows that are under way keep their slots. What does not fit then halves the batch, when memory has run out.
+        num_rows = max(rows_that_fit(free, one_row, self.max_rows), len(self.rows))
+        if num_rows < self.max_rows:
+            warnings.warn(
+                f"The batch is lowered from {self.max_rows} rows to {num_rows}: the keys and values of a row of {num_positions} "
+                f"positions take {one_row / GIB:.2f} GiB, and {free / GIB:.2f} GiB are free on {entry.logits.device}.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            self.max_rows = num_rows
+
     def _ensure(self, entry: PromptEntry, num_slots: int, num_positions: int) -> None:
         """Make the slots many and long enough."""
         num_positions = round_up(num_positions, POSITIONS_MULTIPLE)
+        if self._cache is None or num_positions > self._cache.num_positions:
+            self._fit(entry, num_positions)
         if self._cache is None:
             self._cache = SlotCache(entry.key_values, round_up(num_slots, self._row_multiple), num_positions)
         elif num_slots > self._cache.num_slots or num_positions > self._cache.num_positions:

@@ -20,7 +20,7 @@ from maxent_ts.engines.contexts import HFContext, Task, distribution, next_token
 from maxent_ts.engines.encoding import encode
 from maxent_ts.engines.exact import ExactModel
 from maxent_ts.engines.loading import load_model, quantization_config
-from maxent_ts.engines.memory import GIB, give_back, is_out_of_memory, memory_message
+from maxent_ts.engines.memory import GIB, give_back, is_out_of_memory, memory_message, store_limit
 from maxent_ts.engines.replacements import Replacements
 from maxent_ts.engines.sampler import draw_first
 from maxent_ts.engines.selfcheck import check_decoding, is_row_independent, no_media
@@ -56,8 +56,9 @@ class HFEngine:
         tokenizer: Tokenizer, or directory or hub id of one; the model's own if None.
         device: "auto" for the best there is, or "cpu", "cuda", "cuda:1", "mps".
         dtype: "float32", "bfloat16", "float16", or "auto" for what the model is stored in.
-        max_batch_size: Most rollouts that decode at once.
-        kv_cache_gib: Memory for keys and values that may be needed again, in GiB, besides those of the batch.
+        max_batch_size: Most rollouts that decode at once; fewer, with a warning, where their keys and values have no room.
+        kv_cache_gib: Memory for keys and values that may be needed again, in GiB, besides those of the batch; less, which is logged,
+            where more than half of the free memory would go into it.
         quantization: "rq8" for linear layers in 8 bits on a CPU; then p is the quantised model. See `engines.linears`.
         exact_logprobs: With `quantization`: p is the exact model. The quantised one draws the tokens, and all log-probabilities are
             those of one more pass, of the exact model over each finished rollout. See `engines.exact`.
@@ -130,7 +131,7 @@ class HFEngine:
         self._quantization = quantization
         if exact_logprobs and self._layout == "none":
             raise SettingError("exact_logprobs needs a model that decodes with a cache. Leave it or quantization out.")
-        self._store = KeyValueStore(int(kv_cache_gib * GIB))
+        self._store = KeyValueStore(store_limit(int(kv_cache_gib * GIB), self._model.device))
         build = WholeSequences if self._layout == "none" else Batch
         self._batch = build(
             self._model, max_batch_size, self._layout == "shared", self._replacements.row_multiple, self._store.stats

@@ -92,7 +92,7 @@ def check_decoding(model: Any, name: str, make_media: MakeMedia = no_media, unsh
     warnings.warn(
         f"{subject}. So nothing is kept of what went through it: each token of each rollout costs a forward of its whole sequence, "
         "prompt included, which takes many times longer. If the model's attention is at fault, try "
-        "model_kwargs={'attn_implementation': 'eager'}.",
+        "model_kwargs={'attn_implementation': 'sdpa'}, or 'eager'.",
         RuntimeWarning,
         stacklevel=3,
     )
