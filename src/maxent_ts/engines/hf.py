@@ -57,8 +57,8 @@ class HFEngine:
         device: "auto" for the best there is, or "cpu", "cuda", "cuda:1", "mps".
         dtype: "float32", "bfloat16", "float16", or "auto" for what the model is stored in.
         max_batch_size: Most rollouts that decode at once; fewer, with a warning, where their keys and values have no room.
-        kv_cache_gib: Memory for keys and values that may be needed again, in GiB, besides those of the batch; less, which is logged,
-            where more than half of the free memory would go into it.
+        kv_cache_gib: Memory for keys and values that may be needed again, in GiB, besides those of the batch; at most half of what
+            is free, which is logged.
         quantization: "rq8" for linear layers in 8 bits on a CPU; then p is the quantised model. See `engines.linears`.
         exact_logprobs: With `quantization`: p is the exact model. The quantised one draws the tokens, and all log-probabilities are
             those of one more pass, of the exact model over each finished rollout. See `engines.exact`.

@@ -79,7 +79,7 @@ def store_limit(wanted: int, device: torch.device) -> int:
     if wanted <= free // 2:
         return wanted
     logging.getLogger(__name__).warning(
-        "kv_cache_gib is lowered from %.2f to %.2f, half of what is free on %s. Prefixes that have no room go through the model again.",
+        "kv_cache_gib is lowered from %.2f to %.2f, half of what is free on %s. Prefixes without room go through the model again.",
         wanted / GIB,
         free / 2 / GIB,
         device,
