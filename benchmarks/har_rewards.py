@@ -59,7 +59,6 @@ MIXTURES: dict[str, dict[str, float]] = {
 """Rewards by the name in the tables: parts with weights, none of them tuned."""
 
 
-
 class ZeroSignal(HarCot):
     """The same windows with zeros in place of the normalised series."""
 

@@ -1,4 +1,4 @@
-"""Log-probabilities of the exact model for what a quantised one wrote.
+"""The exact model beside a quantised one: how far the two are apart, and log-probabilities of the one for what the other wrote.
 
 A finished continuation goes once more through the model as it is, all its tokens in one forward behind the keys and values that the
 exact model has of the prompt. Then every log-probability that a search sees is the exact model's, and so is the mass that it has
@@ -21,18 +21,37 @@ from maxent_ts.engines.cache import KeyValueStore, PromptEntry
 from maxent_ts.engines.contexts import HFContext, Task, next_tokens, not_finite
 from maxent_ts.engines.replacements import Replacements
 from maxent_ts.engines.sampler import log_probabilities
-from maxent_ts.engines.slots import prefill
+from maxent_ts.engines.slots import all_log_probabilities, prefill
 from maxent_ts.errors import EngineError
 from maxent_ts.models.media import MediaRows, attending
 from maxent_ts.types import Branch, Tokens, TopTokens
 
-__all__ = ["ExactModel"]
+__all__ = ["ExactModel", "quantization_kl"]
 
 KEY = b"exact "
 """Before a prompt's key in the store: what the exact model has of it."""
 POSITIONS = 256
 """Most positions whose distributions are held at once, unless a single row has more: enough rows for a matrix product to be quick,
 and 256 rows of a vocabulary of 128 000 in float64 take a quarter of a GiB."""
+
+MEASURED_POSITIONS = 256
+"""Of a prompt, on which a quantised model is compared with the exact one."""
+
+
+def quantization_kl(model: Any, replacements: Replacements, context: HFContext) -> float:
+    """Return KL(exact ‖ quantised) of the next token in nats, averaged over a prompt's first positions: two passes over them.
+
+    Args:
+        model: A causal language model.
+        replacements: Its quantised parts, which are in place.
+        context: The prompt.
+    """
+    inputs = context.inputs[:MEASURED_POSITIONS]
+    media = None if context.media is None else context.media.until(MEASURED_POSITIONS)
+    ours = all_log_probabilities(model, inputs, media)
+    with replacements.suspended():
+        exact = all_log_probabilities(model, inputs, media)
+    return float((exact.exp() * (exact - ours)).nan_to_num(0.0).sum(dim=-1).mean())
 
 
 class ExactModel:

@@ -18,23 +18,18 @@ from maxent_ts.engines.batch import Batch, Row
 from maxent_ts.engines.cache import CacheStats, KeyValueStore, PromptEntry
 from maxent_ts.engines.contexts import HFContext, Task, distribution, next_tokens, not_finite, problem_of
 from maxent_ts.engines.encoding import encode
-from maxent_ts.engines.exact import ExactModel
+from maxent_ts.engines.exact import ExactModel, quantization_kl
 from maxent_ts.engines.loading import load_model, quantization_config
 from maxent_ts.engines.memory import GIB, give_back, is_out_of_memory, memory_message, store_limit
 from maxent_ts.engines.replacements import Replacements
 from maxent_ts.engines.sampler import draw_first
 from maxent_ts.engines.selfcheck import check_decoding, is_row_independent, no_media
-from maxent_ts.engines.slots import all_log_probabilities
 from maxent_ts.engines.whole import WholeSequences
 from maxent_ts.errors import EngineError, MaxentError, ModelError, OutOfMemoryError, PromptError, SettingError
 from maxent_ts.presets import DEFAULT_COMPAT
 from maxent_ts.types import Branch, FinishReason, Policy, Prompt, Rollout, TopTokens
 
 __all__ = ["HFContext", "HFEngine"]
-
-
-MEASURED_POSITIONS = 256
-"""Of the first prompt, on which a quantised model is compared with the exact one."""
 
 
 class HFEngine:
@@ -329,21 +324,10 @@ class HFEngine:
             context.is_charged = True
         if entry is None:
             entry = self._batch.prefill(context.inputs, context.media)
-            self._measure_quantization(context)
+            if self._quantization is not None and self._store.stats.quantization_kl is None:
+                self._store.stats.quantization_kl = quantization_kl(self._model, self._replacements, context)
             self._store.add_prompt(context.key, entry)
         return entry
-
-    def _measure_quantization(self, context: HFContext) -> None:
-        """Compare the quantised model with the exact one on the first prompt: it costs one more pass through it."""
-        stats = self._store.stats
-        if self._quantization is None or stats.quantization_kl is not None:
-            return
-        inputs = context.inputs[:MEASURED_POSITIONS]
-        media = None if context.media is None else context.media.until(MEASURED_POSITIONS)
-        ours = all_log_probabilities(self._model, inputs, media)
-        with self._replacements.suspended():
-            exact = all_log_probabilities(self._model, inputs, media)
-        stats.quantization_kl = float((exact.exp() * (exact - ours)).nan_to_num(0.0).sum(dim=-1).mean())
 
     def _start(self, row: Row) -> None:
         """Give a row a slot."""
