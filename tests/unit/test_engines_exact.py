@@ -9,10 +9,12 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from maxent_ts.config import RunConfig
 from maxent_ts.engines.base import NextTokensJob, RolloutJob, ScoreJob
 from maxent_ts.engines.hf import HFEngine
 from maxent_ts.engines.linears import INT8_KERNELS
 from maxent_ts.errors import SettingError
+from maxent_ts.loading import load_engine
 from maxent_ts.search.maxent import maxent_sample
 from maxent_ts.search.run import SearchJob, run_searches
 from maxent_ts.types import Budget, Embeddings, Policy
@@ -125,6 +127,13 @@ def test_running_out_of_memory_in_the_second_pass_loses_no_rollout(monkeypatch):
     assert len(done[0].answer.rollouts) == 3
     rows = plain_rows(engine._model, context.inputs, (3, 4), POLICY)
     np.testing.assert_allclose(done[1].answer, [rows[0][3], rows[1][4]], atol=1e-5)
+
+
+def test_a_run_hands_the_setting_to_its_engine():
+    """Catches an option that is read and forgotten."""
+    config = RunConfig(tasks=("har_cot",), device="cpu", quantization="rq8", exact_logprobs=True)
+    assert load_engine(config).identity["exact_logprobs"]
+    assert config.digest() != config.model_copy(update={"exact_logprobs": False}).digest()
 
 
 def test_settings_that_cannot_go_together_are_refused():
