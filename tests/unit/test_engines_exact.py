@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -98,6 +99,26 @@ def test_a_fully_expanded_tree_has_the_law_of_the_exact_model():
         distances[is_exact] = 0.5 * np.abs(law - result.outcome.weights).sum()
     assert distances[True] < 1e-6
     assert distances[False] > 1e-4
+
+
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_a_stream_gives_the_same_bits_alone_and_among_others(num_threads):
+    """Catches a second pass whose products depend on which jobs end in the same step."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    try:
+        model = tiny_model("llama-16")
+
+        def run(num_others: int) -> Any:
+            engine = HFEngine(model, max_batch_size=16, quantization="rq8", exact_logprobs=True)
+            assert engine.capabilities.deterministic
+            others = [RolloutJob(engine.open([2 + i] * (1 + i), POLICY), (), streams(3, example=9 + i)) for i in range(num_others)]
+            return answers(engine, [*others, RolloutJob(engine.open(PROMPTS[1], POLICY), (), streams(4))])[-1].answer
+
+        alone = run(0)
+        assert [run(num) for num in (1, 7, 12)] == [alone] * 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_the_second_pass_is_charged():

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from maxent_ts.engines.base import NextTokensJob, RolloutJob, ScoreJob
 from maxent_ts.engines.hf import HFEngine
@@ -15,7 +17,16 @@ from maxent_ts.registry import METHODS, load
 from maxent_ts.search.run import SearchJob, run_searches
 from maxent_ts.types import Branch, Budget, Embeddings, Policy
 from tests.conftest import TokenReward
-from tests.unit.hf_helpers import answers, plain_logprobs, plain_rollout, plain_rows, streams, tiny_model, tiny_tokenizer
+from tests.unit.hf_helpers import (
+    answers,
+    largest_difference,
+    plain_logprobs,
+    plain_rollout,
+    plain_rows,
+    streams,
+    tiny_model,
+    tiny_tokenizer,
+)
 
 POLICY = Policy(max_new_tokens=8)
 PROMPTS = ([5], [7, 8, 9, 10, 11], [3, 4] * 6)
@@ -62,6 +73,57 @@ def test_looks_and_scores_equal_teacher_forcing(kind):
     for finished, logprobs in zip(answers(engine, jobs), expected, strict=True):
         found = finished.answer if isinstance(finished.answer, tuple) else finished.answer.logprobs
         np.testing.assert_allclose(found, logprobs, atol=1e-5)
+
+
+COMMON = {"vocab_size": 31, "hidden_size": 32, "num_hidden_layers": 2}
+HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48}
+EXPERTS = {"num_experts_per_tok": 1}
+HYBRID = ["linear_attention", "full_attention"]
+LINEAR = {f"linear_{name}": size for name, size in {"num_key_heads": 2, "num_value_heads": 4}.items()}
+OTHERS: dict[str, dict[str, Any]] = {
+    "mamba2": {**COMMON, "state_size": 4, "num_heads": 4, "head_dim": 16, "n_groups": 1, "expand": 2, "chunk_size": 8},
+    "falcon_mamba": {**COMMON, "state_size": 4},
+    "falcon_h1": {
+        **COMMON, **HEADS, "mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 4, "mamba_chunk_size": 8
+    },
+    "jamba": {
+        **COMMON, **HEADS, "attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 2, "mamba_d_state": 4,
+        "use_mamba_kernels": False,
+    },
+    "zamba2": {
+        **COMMON, **HEADS, "num_key_value_heads": 4, "layers_block_type": ["mamba", "hybrid"], "mamba_d_state": 4,
+        "n_mamba_heads": 4, "mamba_headdim": 16, "mamba_ngroups": 1, "chunk_size": 8, "num_mem_blocks": 1, "adapter_rank": 4,
+    },
+    "qwen3_next": {
+        **COMMON, **HEADS, **EXPERTS, **LINEAR, "layer_types": HYBRID, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
+        "num_experts": 2, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16, "head_dim": 8,
+    },
+    "minimax": {**COMMON, **HEADS, **EXPERTS, "layer_types": HYBRID, "num_local_experts": 2, "block_size": 8, "head_dim": 8},
+    "recurrent_gemma": {
+        **COMMON, **HEADS, "num_hidden_layers": 3, "num_key_value_heads": 1, "lru_width": 32, "attention_window_size": 16
+    },
+    "gemma3n_text": {
+        **COMMON, **HEADS, "num_hidden_layers": 4, "head_dim": 8, "num_kv_shared_layers": 2, "sliding_window": 16,
+        "layer_types": ["sliding_attention", "full_attention"] * 2, "vocab_size_per_layer_input": 31,
+        "hidden_size_per_layer_input": 8, "laurel_rank": 4, "altup_num_inputs": 2,
+    },
+    "rwkv": {**COMMON, "context_length": 128},
+    "xlstm": {**COMMON, "num_heads": 2},
+    "openai-gpt": {"vocab_size": 31, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_other_architectures_equal_full_forwards_as_well(kind):
+    """Catches a kind of cache, or a forward without the usual arguments, that only some architectures have."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **OTHERS[kind])).eval()
+    engine = whole_engine(model, max_batch_size=6)
+    contexts = [engine.open(prompt, POLICY) for prompt in PROMPTS]
+    done = answers(engine, [RolloutJob(context, (), streams(3)) for context in contexts])
+    for context, finished in zip(contexts, done, strict=True):
+        for rollout in finished.answer.rollouts:
+            assert largest_difference(model, context.inputs, (), rollout, POLICY) < 1e-5
 
 
 def test_the_record_says_that_nothing_is_kept_and_what_it_cost():
