@@ -1,13 +1,14 @@
 """Decoding speed of the Hugging Face engine next to the other ways to decode, in one process, on random weights.
 
     OMP_NUM_THREADS=1 python benchmarks/engine.py [--shape tiny|135m|1b] [--rollouts 10 32] [--prompt 300] [--json]
+    python benchmarks/engine.py --device cuda --dtype bfloat16 [...]
 
 (a) one rollout at a time without a cache, extrapolated from two forwards; (b) `generate` with its cache, one rollout at a time;
 (c) `generate(num_return_sequences=…)`; (d) transformers' continuous batching; (e) a plain batched loop behind one prefill;
 where llama-cpp-python and gguf are installed, (g) llama.cpp at Q8_0 and Q4_0; and this engine, exact and with rq8. All draw at
 temperature 1 and never stop early; prefill and sampling are included, the engine's self-check at its making is not. The
 variants are interleaved, another prompt for each round, and a figure is the median over the rounds, in process CPU seconds,
-which a busy machine disturbs less than wall time.
+which a busy machine disturbs less than wall time; on a GPU in wall seconds, when the device is done.
 
 Sections: `speed` as above; `long` compares the decoding step behind a prompt of 3000 with (e)'s; `memory` counts the bytes of
 keys and values; `overhead` is the share of the time that the model's own forward does not take; `seed` is 30 rollouts of 250
@@ -32,6 +33,7 @@ import transformers
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.decoding import baselines, llamacpp
+from benchmarks.decoding.clock import now
 from benchmarks.decoding.ours import roll_out
 from benchmarks.decoding.roofline import roofline
 from benchmarks.decoding.shapes import SHAPES, build_model
@@ -41,6 +43,7 @@ from maxent_ts.engines.kernels import kernels_status
 from maxent_ts.fingerprint import hardware
 
 SECTIONS = ("speed", "long", "memory", "overhead", "seed", "threads")
+EXACT_RQ8 = "rq8 with exact log-probabilities"
 LONG_PROMPT, LONG_STEPS = 3000, 12
 SEED_ROLLOUTS, SEED_TOKENS = 30, 250
 
@@ -66,13 +69,17 @@ class Bench:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
-        self.model = build_model(args.shape)
+        self.model = build_model(args.shape, getattr(torch, args.dtype), args.device)
+        self.settings: dict[str, dict[str, Any]] = {"exact": {}}
+        if self.model.device.type == "cpu" and args.dtype == "float32":
+            self.settings |= {"rq8": {"quantization": "rq8"}, EXACT_RQ8: {"quantization": "rq8", "exact_logprobs": True}}
+        self.unit = "tokens_per_cpu_second" if self.model.device.type == "cpu" else "tokens_per_second"
         self.results: list[dict[str, Any]] = []
         self.gates: dict[str, dict[str, Any]] = {}
 
-    def engine(self, rows: int, quantization: str | None) -> HFEngine:
+    def engine(self, rows: int, mode: str) -> HFEngine:
         """One whose store holds nothing but the job under way."""
-        return HFEngine(self.model, max_batch_size=rows, quantization=quantization, kv_cache_gib=4.0)
+        return HFEngine(self.model, dtype="auto", max_batch_size=rows, kv_cache_gib=4.0, **self.settings[mode])
 
     def gate(self, name: str, value: float, *, at_most: float | None = None) -> None:
         """Note a figure next to what it should be."""
@@ -91,12 +98,13 @@ class Bench:
                 "d: continuous batching": self._plain(baselines.continuous_batching, rows),
                 "e: batched loop behind one prefill": self._plain(baselines.batched_loop, rows),
             }
-            for name, quantization in (("exact", None), ("rq8", "rq8")):
-                engine = self.engine(rows, quantization)
-                variants[f"this engine, {name}"] = lambda round_, engine=engine, rows=rows: (
+            for mode in self.settings:
+                engine = self.engine(rows, mode)
+                variants[f"this engine, {mode}"] = lambda round_, engine=engine, rows=rows: (
                     roll_out(engine, rows, round_, length, num_new).seconds
                 )
-            variants.update(llamacpp.variants(self.model, self.args.shape, rows, length, num_new))
+            if self.model.device.type == "cpu":
+                variants.update(llamacpp.variants(self.model, self.args.shape, rows, length, num_new))
             left_out = tuple(self.args.without)
             medians = self._interleaved({name: work for name, work in variants.items() if not name.startswith(left_out)})
             self._report(rows, medians)
@@ -104,7 +112,7 @@ class Bench:
     def long(self) -> None:
         """The step behind a long prompt, which (e) copies for each row."""
         for rows in self.args.rollouts:
-            engine = self.engine(rows, None)
+            engine = self.engine(rows, "exact")
             medians = self._interleaved(
                 {
                     "e": lambda r, rows=rows: baselines.batched_loop_parts(self.model, rows, r, LONG_PROMPT, LONG_STEPS + 1)[1],
@@ -117,9 +125,10 @@ class Bench:
         """Keys and values that are held when all rollouts are done."""
         length, num_new = self.args.prompt, self.args.new_tokens
         config = self.model.config
-        one = 2 * config.num_hidden_layers * config.num_key_value_heads * (config.hidden_size // config.num_attention_heads) * 4
+        one = 2 * config.num_hidden_layers * config.num_key_value_heads * (config.hidden_size // config.num_attention_heads)
+        one *= self.model.dtype.itemsize
         for rows in self.args.rollouts:
-            held = roll_out(self.engine(rows, None), rows, 1, length, num_new).held_bytes
+            held = roll_out(self.engine(rows, "exact"), rows, 1, length, num_new).held_bytes
             self.gate(f"bytes / ideal, {rows} rollouts", held / (one * (length + rows * (num_new - 1))), at_most=MOST_BYTES)
 
     def overhead(self) -> None:
@@ -130,14 +139,14 @@ class Bench:
         @functools.wraps(forward)
         def timed(*args: Any, **kwargs: Any) -> Any:
             nonlocal inside
-            start = time.process_time()
+            start = now(self.model.device)
             output = forward(*args, **kwargs)
-            inside += time.process_time() - start
+            inside += now(self.model.device) - start
             return output
 
-        for mode, quantization in (("exact", None), ("rq8", "rq8")):
+        for mode in ("exact", "rq8") if "rq8" in self.settings else ("exact",):
             for rows in self.args.rollouts:
-                engine, shares = self.engine(rows, quantization), []
+                engine, shares = self.engine(rows, mode), []
                 for round_ in range(self.args.rounds + 1):
                     self.model.forward = timed
                     inside = 0.0
@@ -150,16 +159,18 @@ class Bench:
 
     def seed(self) -> None:
         """The job that this project began with."""
-        engine = self.engine(SEED_ROLLOUTS, "rq8")
+        engine = self.engine(SEED_ROLLOUTS, self._fastest)
         ours = roll_out(engine, SEED_ROLLOUTS, 1, self.args.prompt, SEED_TOKENS).seconds
         theirs = baselines.without_cache(self.model, SEED_ROLLOUTS, 1, self.args.prompt, SEED_TOKENS)
-        self.results.append({"job": f"{SEED_ROLLOUTS} x {SEED_TOKENS}", "rq8 seconds": ours, "a seconds (extrapolated)": theirs})
+        self.results.append(
+            {"job": f"{SEED_ROLLOUTS} x {SEED_TOKENS}", f"{self._fastest} seconds": ours, "a seconds (extrapolated)": theirs}
+        )
         self.gate(f"{SEED_ROLLOUTS} x {SEED_TOKENS} / a", theirs / ours)
 
     def threads(self) -> None:
         """Wall seconds with one thread and with two; for an idle machine of two cores."""
         rows = max(self.args.rollouts)
-        engine = self.engine(rows, "rq8")
+        engine = self.engine(rows, self._fastest)
 
         def wall(round_: int, num_threads: int) -> float:
             torch.set_num_threads(num_threads)
@@ -171,6 +182,10 @@ class Bench:
         medians = self._interleaved({"1": functools.partial(wall, num_threads=1), "2": functools.partial(wall, num_threads=2)})
         torch.set_num_threads(before)
         self.gate("two threads", medians["1"] / medians["2"])
+
+    @property
+    def _fastest(self) -> str:
+        return "rq8" if "rq8" in self.settings else "exact"
 
     def _plain(self, work: Callable[..., float], rows: int) -> Callable[[int], float]:
         return lambda round_: work(self.model, rows, round_, self.args.prompt, self.args.new_tokens)
@@ -187,11 +202,11 @@ class Bench:
         num_tokens = rows * self.args.new_tokens
         by_letter = {name.split(":")[0]: value for name, value in medians.items() if ":" in name}
         for name, value in medians.items():
-            result = {"rollouts": rows, "variant": name, "tokens_per_cpu_second": round(num_tokens / value, 1)}
+            result = {"rollouts": rows, "variant": name, self.unit: round(num_tokens / value, 1)}
             if "b" in by_letter:
                 result["ratio_to_b"] = round(by_letter["b"] / value, 2)
             self.results.append(result)
-        for mode in ("exact", "rq8"):
+        for mode in self.settings:
             own = medians.get(f"this engine, {mode}")
             for letter, value in by_letter.items() if own else ():
                 if letter != "a":
@@ -203,6 +218,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="the last line is a JSON object with the gates")
     parser.add_argument("--shape", choices=SHAPES, default="tiny")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 …")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     parser.add_argument("--rollouts", type=int, nargs="+", default=[10, 32])
     parser.add_argument("--prompt", type=int, default=300, help="tokens of the prompt")
     parser.add_argument("--new-tokens", type=int, default=50)
@@ -214,12 +231,13 @@ def main() -> None:
     bench = Bench(args)
     for section in args.sections:
         getattr(bench, section)()
-    limits = roofline(bench.model, args.rollouts) if "speed" in args.sections else {}
+    limits = roofline(bench.model, args.rollouts) if "speed" in args.sections and args.device == "cpu" else {}
     for rows, limit in limits.items():
         own = [one for one in bench.results if one.get("rollouts") == rows and one["variant"] == "this engine, exact"]
-        bench.gate(f"exact: share of the roofline, {rows} rollouts", own[0]["tokens_per_cpu_second"] / limit if own else 0.0)
+        bench.gate(f"exact: share of the roofline, {rows} rollouts", own[0][bench.unit] / limit if own else 0.0)
     setting = {
         "shape": args.shape, "prompt": args.prompt, "new_tokens": args.new_tokens, "rounds": args.rounds,
+        "device": args.device, "dtype": args.dtype,
         "threads": torch.get_num_threads(), "machine": hardware()["processor"], "kernels": kernels_status(),
         "torch": torch.__version__, "transformers": transformers.__version__,
     }  # fmt: skip

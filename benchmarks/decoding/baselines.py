@@ -1,12 +1,12 @@
-"""The other ways to decode, each as a function that returns process CPU seconds for one round's work."""
+"""The other ways to decode, each as a function that returns the seconds of one round's work: see `clock`."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from benchmarks.decoding.clock import now
 from benchmarks.decoding.shapes import prompt
 from transformers import ContinuousBatchingConfig, GenerationConfig
 from transformers.cache_utils import DynamicCache
@@ -14,32 +14,34 @@ from transformers.cache_utils import DynamicCache
 __all__ = ["batched_loop", "continuous_batching", "generate_one_by_one", "generate_together", "measured", "without_cache"]
 
 
-def measured(work: Callable[[], object]) -> float:
-    """Process CPU seconds."""
-    start = time.process_time()
+def measured(model: Any, work: Callable[[], object]) -> float:
+    """Seconds of a model's work."""
+    start = now(model.device)
     work()
-    return time.process_time() - start
+    return now(model.device) - start
 
 
 def without_cache(model: Any, rows: int, round_: int, length: int, num_new: int) -> float:
     """(a) Forwards of the shortest and the longest sequence, averaged, times the number of forwards: an extrapolation."""
-    ids = prompt(round_, length + num_new)
+    ids = prompt(round_, length + num_new).to(model.device)
     with torch.inference_mode():
-        total = sum(measured(lambda end=end: model(input_ids=ids[None, :end], use_cache=False)) for end in (length, len(ids)))
+        total = sum(
+            measured(model, lambda end=end: model(input_ids=ids[None, :end], use_cache=False)) for end in (length, len(ids))
+        )
     return total / 2 * rows * num_new
 
 
 def generate_one_by_one(model: Any, rows: int, round_: int, length: int, num_new: int) -> float:
     """(b) `generate` with its cache, one rollout at a time. One is measured: each is like the others."""
-    ids = prompt(round_, length)[None]
-    return rows * measured(lambda: model.generate(ids, attention_mask=torch.ones_like(ids), **_sampling(num_new)))
+    ids = prompt(round_, length).to(model.device)[None]
+    return rows * measured(model, lambda: model.generate(ids, attention_mask=torch.ones_like(ids), **_sampling(num_new)))
 
 
 def generate_together(model: Any, rows: int, round_: int, length: int, num_new: int) -> float:
     """(c) `generate(num_return_sequences=rows)`."""
-    ids = prompt(round_, length)[None]
+    ids = prompt(round_, length).to(model.device)[None]
     mask = torch.ones_like(ids)
-    return measured(lambda: model.generate(ids, attention_mask=mask, num_return_sequences=rows, **_sampling(num_new)))
+    return measured(model, lambda: model.generate(ids, attention_mask=mask, num_return_sequences=rows, **_sampling(num_new)))
 
 
 def continuous_batching(model: Any, rows: int, round_: int, length: int, num_new: int) -> float:
@@ -48,9 +50,10 @@ def continuous_batching(model: Any, rows: int, round_: int, length: int, num_new
     config = GenerationConfig(max_new_tokens=num_new, do_sample=True, top_k=0, eos_token_id=-1, pad_token_id=0)
     batching = ContinuousBatchingConfig(num_blocks=2 + rows * (2 + (length + num_new) // 256), allow_block_sharing=True)
     return measured(
+        model,
         lambda: model.generate_batch(
             [ids] * rows, generation_config=config, continuous_batching_config=batching, progress_bar=False
-        )
+        ),
     )
 
 
@@ -61,7 +64,7 @@ def batched_loop(model: Any, rows: int, round_: int, length: int, num_new: int) 
 
 def batched_loop_parts(model: Any, rows: int, round_: int, length: int, num_new: int) -> tuple[float, float]:
     """The same, as seconds up to the first token and seconds of the steps behind it."""
-    ids = prompt(round_, length)[None]
+    ids = prompt(round_, length).to(model.device)[None]
     cache = DynamicCache()
 
     def begin() -> torch.Tensor:
@@ -74,11 +77,11 @@ def batched_loop_parts(model: Any, rows: int, round_: int, length: int, num_new:
             tokens = _sample(model(input_ids=tokens, past_key_values=cache, use_cache=True).logits[:, -1])
 
     with torch.inference_mode():
-        start = time.process_time()
+        start = now(model.device)
         first = begin()
-        between = time.process_time()
+        between = now(model.device)
         go_on(first)
-        return between - start, time.process_time() - between
+        return between - start, now(model.device) - between
 
 
 def _sample(logits: torch.Tensor) -> torch.Tensor:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 import torch
+from benchmarks.decoding.clock import now
 from benchmarks.decoding.shapes import prompt
 
 from maxent_ts.engines.base import RolloutJob
@@ -17,7 +17,7 @@ __all__ = ["Work", "roll_out"]
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One job of rollouts, in process CPU seconds."""
+    """One job of rollouts, in seconds: see `clock`."""
 
     first: float
     """Prefill, and the first step."""
@@ -34,16 +34,17 @@ class Work:
 
 def roll_out(engine: HFEngine, rows: int, round_: int, length: int, num_new: int) -> Work:
     """Put a prompt of ids through the engine, and `rows` rollouts behind it."""
+    device = torch.device(engine.identity["device"])
     context = engine.open(prompt(round_, length).tolist(), Policy(max_new_tokens=num_new))
     with torch.inference_mode():
         before = engine.stats.held_bytes
-        start = time.process_time()
+        start = now(device)
         engine.submit(RolloutJob(context, (), tuple((round_, row) for row in range(rows))))
         finished = engine.step()
-        between = time.process_time()
+        between = now(device)
         while not finished:
             finished = engine.step()
-        end = time.process_time()
+        end = now(device)
         held = engine.stats.held_bytes - before
     engine.close(context)
     return Work(between - start, end - between, held)

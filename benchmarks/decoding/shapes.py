@@ -42,12 +42,12 @@ SHAPES: Mapping[str, Mapping[str, Any]] = {
 """tiny: 5.9 million parameters. 135m: SmolLM's. 1b: Llama 3.2's."""
 
 
-def build_model(shape: str, dtype: torch.dtype = torch.float32) -> LlamaForCausalLM:
+def build_model(shape: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> LlamaForCausalLM:
     """A random Llama that has no end-of-sequence token, so that every method generates the same number of tokens."""
     torch.manual_seed(0)
     config = LlamaConfig(**SHAPES[shape], max_position_embeddings=8192, bos_token_id=None, eos_token_id=None, pad_token_id=0)
     config._attn_implementation = "sdpa"
-    return LlamaForCausalLM(config).to(dtype).eval()
+    return LlamaForCausalLM(config).to(device=device, dtype=dtype).eval()
 
 
 def prompt(round_: int, length: int) -> torch.Tensor:

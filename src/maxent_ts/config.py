@@ -104,6 +104,8 @@ class RunConfig(BaseModel):
     device: str = "auto"
     quantization: str | None = None
     """Of the engine's own kind; see `engines.linears`."""
+    exact_logprobs: bool = False
+    """With a quantisation: log-probabilities are those of the exact model; see `engines.exact`."""
     rewards: tuple[str, ...] = ()
     """Names, or `file.py:function`; empty for each task's own."""
     reward_weights: tuple[float, ...] = ()

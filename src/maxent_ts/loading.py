@@ -112,7 +112,8 @@ def load_engine(config: RunConfig) -> Engine:
     """Build the engine of a configuration.
 
     An engine of the user's own, `file.py:function`, is called with the model and with `dtype`, `device` and, if it was
-    given, `max_batch_size`, `kv_cache_gib`, `quantization`, `base_model` and `compat` by keyword, as `HFEngine` is.
+    given, `max_batch_size`, `kv_cache_gib`, `quantization`, `exact_logprobs`, `base_model` and
+    `compat` by keyword, as `HFEngine` is.
 
     Raises:
         ModelError: if the model cannot be found or read.
@@ -136,6 +137,7 @@ def load_engine(config: RunConfig) -> Engine:
         if "OMP_NUM_THREADS" not in os.environ:
             importlib.import_module("torch").set_num_threads(EMBEDDED_MODEL_NUM_THREADS)
     chosen = {"max_batch_size": config.batch_size, "kv_cache_gib": config.kv_cache_gib, "quantization": config.quantization}
+    chosen |= {"exact_logprobs": config.exact_logprobs or None}
     chosen |= {"base_model": config.base_model, "compat": None if config.compat == DEFAULT_COMPAT else config.compat}
     settings.update({name: value for name, value in chosen.items() if value is not None})
     unknown = [name for name in settings if name not in inspect.signature(build).parameters]
@@ -149,7 +151,7 @@ def _load_server_engine(build: Callable[..., Engine], config: RunConfig) -> Engi
     if config.base_url is None:
         raise SettingError(f"The engine '{config.engine}' needs a server: add --base-url http://localhost:8000/v1.")
     defaults = RunConfig.model_fields
-    for name in ("dtype", "device", "quantization", "kv_cache_gib"):
+    for name in ("dtype", "device", "quantization", "exact_logprobs", "kv_cache_gib"):
         if getattr(config, name) != defaults[name].default:
             option = f"--{name.replace('_', '-')}"
             raise SettingError(f"{option} is decided by the server, not by the engine '{config.engine}'. Leave it out.")

@@ -10,14 +10,20 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
     GPT2Config,
     GPT2LMHeadModel,
+    Lfm2Config,
+    Lfm2ForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
     PreTrainedTokenizerFast,
@@ -63,6 +69,13 @@ def tiny_model(kind: str = "llama", *, seed: int = 0, num_positions: int = 128, 
         model = GPT2LMHeadModel(GPT2Config(**common, n_embd=32, n_layer=2, n_head=4, n_positions=num_positions))
         with torch.no_grad():  # positions must matter, or a wrong one does not show
             model.transformer.wpe.weight.normal_(std=0.5)
+    elif kind == "mamba":
+        model = MambaForCausalLM(MambaConfig(**common, hidden_size=32, num_hidden_layers=2, state_size=4))
+    elif kind == "lfm2":  # a convolution's state in one layer, keys and values in the other
+        sizes = {name: value for name, value in rope.items() if name != "head_dim"}
+        model = Lfm2ForCausalLM(Lfm2Config(**sizes, layer_types=["conv", "full_attention"]))
+    elif kind == "bloom":  # knows no positions but those of its mask, which must be a plain one
+        model = BloomForCausalLM(BloomConfig(**common, hidden_size=32, n_layer=2, n_head=4))
     else:
         raise ValueError(kind)
     return model.eval()
@@ -105,13 +118,13 @@ def plain_rows(model, inputs: torch.Tensor, continuation: Sequence[int], policy:
         float64 array of shape [length of the continuation + 1, vocabulary].
     """
     with torch.no_grad():
-        tail = torch.tensor(list(continuation), dtype=torch.long)
+        tail = torch.tensor(list(continuation), dtype=torch.long, device=inputs.device)
         if inputs.ndim == 1:
             logits = model(input_ids=torch.cat([inputs, tail])[None], use_cache=False).logits
         else:
             rows = torch.cat([inputs, model.get_input_embeddings()(tail)])
             logits = model(inputs_embeds=rows[None], use_cache=False).logits
-    rows = logits[0, len(inputs) - 1 :].double().numpy() / policy.temperature
+    rows = logits[0, len(inputs) - 1 :].double().cpu().numpy() / policy.temperature
     rows = rows - rows.max(-1, keepdims=True)
     return rows - np.log(np.exp(rows).sum(-1, keepdims=True))
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub.errors import GatedRepoError
-from transformers import AutoModelForCausalLM, BloomConfig, BloomForCausalLM, MambaConfig, MambaForCausalLM
+from transformers import AutoModelForCausalLM
 
 from maxent_ts.engines.base import NextTokensJob, RolloutJob
 from maxent_ts.engines.hf import HFEngine
@@ -78,24 +78,6 @@ def test_a_directory_without_config_or_tokenizer_is_named(tmp_path):
         HFEngine(tmp_path / "bare")
     engine = HFEngine(tmp_path / "bare", tiny_tokenizer())
     assert engine.open("ab", POLICY).num_prompt_tokens == 3
-
-
-def test_a_model_whose_past_is_a_recurrent_state_is_refused():
-    """Catches rollouts that share one recurrent state, silently."""
-    model = MambaForCausalLM(MambaConfig(vocab_size=33, hidden_size=16, num_hidden_layers=2, state_size=4))
-    with pytest.raises(ModelError, match=r"cannot be shared among rollouts"):
-        HFEngine(model)
-
-
-def test_a_model_that_ignores_masks_or_positions_is_refused(monkeypatch):
-    """Catches architectures that decode wrongly side by side without any exception, and those that raise one."""
-    model = tiny_model("gpt2")
-    forward = model.forward
-    monkeypatch.setattr(model, "forward", lambda **kwargs: forward(**{**kwargs, "position_ids": None}))
-    with pytest.raises(ModelError, match=r"other probabilities when rows of different lengths decode side by side"):
-        HFEngine(model)
-    with pytest.raises(ModelError, match=r"BloomForCausalLM.*cannot decode rows of different lengths"):
-        HFEngine(BloomForCausalLM(BloomConfig(vocab_size=33, hidden_size=16, n_layer=2, n_head=2)))
 
 
 def test_settings_outside_their_domain_are_refused():
@@ -303,3 +285,19 @@ def test_any_other_runtime_error_is_not_swallowed(monkeypatch):
     Memory(model, monkeypatch, 0, RuntimeError("shape mismatch"))
     with pytest.raises(RuntimeError, match=r"shape mismatch"):
         engine.step()
+
+
+def test_decoding_that_goes_wrong_behind_a_long_prompt_only_is_found(monkeypatch):
+    """Catches a self-check at a handful of tokens, where nothing is padded beyond the first keys."""
+    model = tiny_model("gpt2")
+    forward = model.forward
+
+    def near(**kwargs):
+        positions = kwargs.get("position_ids")
+        if positions is not None and positions.shape[1] == 1:
+            kwargs["position_ids"] = positions.clamp(max=64)
+        return forward(**kwargs)
+
+    monkeypatch.setattr(model, "forward", near)
+    with pytest.warns(RuntimeWarning, match=r"is off by up to .* when rows of different lengths"):
+        HFEngine(model)

@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch")
 
 from maxent_ts.engines.base import RolloutJob  # noqa: E402
 from maxent_ts.engines.hf import HFEngine  # noqa: E402
+from maxent_ts.engines.linears import INT8_KERNELS  # noqa: E402
 from maxent_ts.errors import ModelError, PromptError, SettingError  # noqa: E402
 from maxent_ts.models.conversion import convert  # noqa: E402
 from maxent_ts.models.opentslm import load_series_model  # noqa: E402
@@ -73,6 +74,20 @@ def test_rows_that_hold_their_prompts_see_their_media_too(base: Path, checkpoint
     model.language_model.set_attn_implementation(attention)
     engine = HFEngine(model, max_batch_size=8, dtype="auto")
     prompts = [prompt(9, 30, shift=index, pre="a" * index) for index in range(5)]
+    jobs = [RolloutJob(engine.open(one, POLICY), (), ((index, 0), (index, 1))) for index, one in enumerate(prompts)]
+    for one, found in zip(prompts, answers(engine, jobs), strict=True):
+        for rollout in found.answer.rollouts:
+            assert largest_difference(plain.model, plain.read(one), (), rollout, POLICY) < 1e-5
+
+
+@pytest.mark.skipif(
+    INT8_KERNELS not in torch.backends.quantized.supported_engines, reason="this processor has no 8-bit kernels of torch"
+)
+def test_the_exact_models_log_probabilities_see_the_media(base: Path, checkpoint: Path):
+    """Catches a second pass, over what a quantised model wrote, without the series or with those of one position only."""
+    plain = PlainFlamingo(base, flamingo_state(base))
+    engine = HFEngine(checkpoint, base_model=base, max_batch_size=8, device="cpu", quantization="rq8", exact_logprobs=True)
+    prompts = [prompt(*LENGTHS[index], shift=index, pre="a" * index) for index in range(5)]
     jobs = [RolloutJob(engine.open(one, POLICY), (), ((index, 0), (index, 1))) for index, one in enumerate(prompts)]
     for one, found in zip(prompts, answers(engine, jobs), strict=True):
         for rollout in found.answer.rollouts:

@@ -182,6 +182,14 @@ Quantization = Annotated[
     str | None,
     typer.Option("--quantization", help="rq8: linear layers in 8 bits on a CPU; then p is that model.", rich_help_panel=_MODEL),
 ]
+ExactLogprobs = Annotated[
+    bool | None,
+    typer.Option(
+        "--exact-logprobs",
+        help="With --quantization, which then only draws: p is the exact model, by one more pass over each rollout.",
+        rich_help_panel=_MODEL,
+    ),
+]
 KvCacheGib = Annotated[
     float | None,
     typer.Option("--kv-cache-gib", min=0, help="Memory for keys and values to keep, in GiB. [default: 1]", rich_help_panel=_MODEL),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +11,10 @@ import torch
 
 from maxent_ts.engines.attention import PromptGroup, group_rows, round_up
 from maxent_ts.engines.cache import CacheStats, Piece, PromptEntry
+from maxent_ts.engines.memory import GIB, free_bytes, rows_that_fit
 from maxent_ts.engines.sampler import draw, log_probabilities, scores, top
-from maxent_ts.engines.slots import SlotCache, decode
+from maxent_ts.engines.slots import SlotCache, decode, prefill
+from maxent_ts.models.media import Media
 from maxent_ts.types import Policy, Tokens
 
 __all__ = ["Batch", "Row"]
@@ -99,6 +102,10 @@ class Batch:
         """Whether another row may join."""
         return sum(row is not None for row in self._rows) < self.max_rows
 
+    def prefill(self, inputs: torch.Tensor, media: Media | None) -> PromptEntry:
+        """Put one prompt through the model: see `engines.slots.prefill`."""
+        return prefill(self._model, inputs, media)
+
     def add(self, row: Row, prompt: bytes, entry: PromptEntry, pieces: list[Piece]) -> None:
         """Give a row a slot, and fill it as far as keys and values are known.
 
@@ -124,6 +131,11 @@ class Batch:
             self._cache.write(slot, offset + shared, tuple(torch.cat(one, dim=1) for one in zip(*parts, strict=True)))
         self._stats.hit_tokens += known
         self._stats.missed_tokens += len(row.tokens) - known
+        self._seat(slot, row, prompt, entry, known)
+        self._offsets[slot] = offset
+
+    def _seat(self, slot: int, row: Row, prompt: bytes, entry: PromptEntry, known: int) -> None:
+        """Put a row into a slot, of whose tokens so many went through the model before."""
         self._widen(row.policy.max_new_tokens)
         self._rows[slot] = row
         self._contents[slot] = Content(prompt, entry, ())
@@ -134,7 +146,6 @@ class Batch:
         self._num_tokens[slot] = len(row.tokens)
         self._num_fed[slot] = known
         self._num_prompt_tokens[slot] = entry.num_tokens
-        self._offsets[slot] = offset
         self._limits[slot] = row.limit
         self.has_stop_strings[slot] = bool(row.policy.stop_strings)
         row.num_forwarded -= known
@@ -244,14 +255,14 @@ class Batch:
         """
         row, content = self.at(slot), self._contents[slot]
         assert content is not None
-        assert self._cache is not None
         row.tokens = self.tokens_at(slot)
         start = len(row.task.job.prefix)
         row.logprobs = self._logprobs[slot, start : len(row.tokens)].tolist() if row.index is not None else []
         row.num_forwarded += int(self._num_fed[slot])
         content.tokens = self.fed_tokens(slot)
         if not is_sound:
-            self._cache.wipe(slot)
+            if self._cache is not None:
+                self._cache.wipe(slot)
             self._contents[slot] = None
         self._rows[slot] = None
         self._groups = None
@@ -281,9 +292,26 @@ class Batch:
                 best, most = slot, shared
         return best, max(most, 0)
 
+    def _fit(self, entry: PromptEntry, num_positions: int) -> None:
+        """Have fewer rows where the device has no room for all of them, before slots are made of so many positions."""
+        one_row = num_positions * sum(tensor.shape[0] * tensor.shape[2] * tensor.element_size() for tensor in entry.key_values)
+        free = free_bytes(entry.logits.device)
+        # Rows that are under way keep their slots. What does not fit then halves the batch, when memory has run out.
+        num_rows = max(rows_that_fit(free, one_row, self.max_rows), len(self.rows))
+        if num_rows < self.max_rows:
+            warnings.warn(
+                f"The batch is lowered from {self.max_rows} rows to {num_rows}: the keys and values of a row of {num_positions} "
+                f"positions take {one_row / GIB:.2f} GiB, and {free / GIB:.2f} GiB are free on {entry.logits.device}.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            self.max_rows = num_rows
+
     def _ensure(self, entry: PromptEntry, num_slots: int, num_positions: int) -> None:
         """Make the slots many and long enough."""
         num_positions = round_up(num_positions, POSITIONS_MULTIPLE)
+        if self._cache is None or num_positions > self._cache.num_positions:
+            self._fit(entry, num_positions)
         if self._cache is None:
             self._cache = SlotCache(entry.key_values, round_up(num_slots, self._row_multiple), num_positions)
         elif num_slots > self._cache.num_slots or num_positions > self._cache.num_positions:

@@ -110,7 +110,10 @@ class KeyValueStore:
         return entry
 
     def add_prompt(self, key: bytes, entry: PromptEntry) -> None:
-        """Remember a prompt."""
+        """Remember a prompt that went through the model just now."""
+        self.stats.model_calls += 1
+        self.stats.prefills += 1
+        self.stats.prefill_tokens += entry.num_tokens
         self._prompts[key] = entry
         media = () if entry.media is None else entry.media.tensors
         self._add(key, (*entry.key_values, entry.logits, *media))

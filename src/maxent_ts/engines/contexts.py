@@ -32,6 +32,8 @@ class HFContext:
     root: Segment = field(default_factory=Segment)
     is_charged: bool = False
     """Whether a job of this context has been charged for the prompt."""
+    is_charged_exact: bool = False
+    """The same for the prompt's pass through the exact model, where the other is a quantised one."""
     is_open: bool = True
 
     @property

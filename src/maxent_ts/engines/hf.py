@@ -18,21 +18,18 @@ from maxent_ts.engines.batch import Batch, Row
 from maxent_ts.engines.cache import CacheStats, KeyValueStore, PromptEntry
 from maxent_ts.engines.contexts import HFContext, Task, distribution, next_tokens, not_finite, problem_of
 from maxent_ts.engines.encoding import encode
-from maxent_ts.engines.loading import load_model
-from maxent_ts.engines.memory import GIB, give_back, is_out_of_memory, memory_message
+from maxent_ts.engines.exact import ExactModel, quantization_kl
+from maxent_ts.engines.loading import load_model, quantization_config
+from maxent_ts.engines.memory import GIB, give_back, is_out_of_memory, memory_message, store_limit
 from maxent_ts.engines.replacements import Replacements
 from maxent_ts.engines.sampler import draw_first
 from maxent_ts.engines.selfcheck import check_decoding, is_row_independent, no_media
-from maxent_ts.engines.slots import all_log_probabilities, prefill
+from maxent_ts.engines.whole import WholeSequences
 from maxent_ts.errors import EngineError, MaxentError, ModelError, OutOfMemoryError, PromptError, SettingError
 from maxent_ts.presets import DEFAULT_COMPAT
 from maxent_ts.types import Branch, FinishReason, Policy, Prompt, Rollout, TopTokens
 
 __all__ = ["HFContext", "HFEngine"]
-
-
-MEASURED_POSITIONS = 256
-"""Of the first prompt, on which a quantised model is compared with the exact one."""
 
 
 class HFEngine:
@@ -46,22 +43,27 @@ class HFEngine:
     charges each context for its own prompt once even if another's was reused, so that the cost of a search does not
     depend on its neighbours; `stats` counts what really ran.
 
+    Where a model's past cannot be shared, such as a recurrent state, the engine warns and keeps nothing: see `engines.whole`.
+
     Args:
         model: Directory, hub id, OpenTSLM checkpoint (file, directory or hub id), transformers model or `SoftPromptModel`. A
             model in memory is used as it is and put in evaluation mode.
         tokenizer: Tokenizer, or directory or hub id of one; the model's own if None.
         device: "auto" for the best there is, or "cpu", "cuda", "cuda:1", "mps".
         dtype: "float32", "bfloat16", "float16", or "auto" for what the model is stored in.
-        max_batch_size: Most rollouts that decode at once.
-        kv_cache_gib: Memory for keys and values that may be needed again, in GiB, besides those of the batch.
+        max_batch_size: Most rollouts that decode at once; fewer, with a warning, where their keys and values have no room.
+        kv_cache_gib: Memory for keys and values that may be needed again, in GiB, besides those of the batch; at most half of what
+            is free, which is logged.
         quantization: "rq8" for linear layers in 8 bits on a CPU; then p is the quantised model. See `engines.linears`.
+        exact_logprobs: With `quantization`: p is the exact model. The quantised one draws the tokens, and all log-probabilities are
+            those of one more pass, of the exact model over each finished rollout. See `engines.exact`.
         revision: Branch, tag or commit on the hub.
         model_kwargs: Passed on to `from_pretrained`.
         base_model: Directory or hub id of the language model that an OpenTSLM checkpoint is of; None for what its name tells.
         compat: Which of OpenTSLM's ways to read a prompt: see `maxent_ts.models.opentslm.load_series_model`.
 
     Raises:
-        ModelError: if the model or its tokenizer cannot be found or read, or if its architecture cannot decode in slots.
+        ModelError: if the model or its tokenizer cannot be found or read, or if its rows do not decode side by side.
         SettingError: if a parameter is outside its domain.
     """
 
@@ -75,6 +77,7 @@ class HFEngine:
         max_batch_size: int = 32,
         kv_cache_gib: float = 1.0,
         quantization: str | None = None,
+        exact_logprobs: bool = False,
         revision: str | None = None,
         model_kwargs: Mapping[str, Any] | None = None,
         base_model: str | Path | None = None,
@@ -84,6 +87,8 @@ class HFEngine:
             raise SettingError(f"max_batch_size must be at least 1, but is {max_batch_size}.")
         if not kv_cache_gib >= 0:
             raise SettingError(f"kv_cache_gib must be at least 0, but is {kv_cache_gib}.")
+        if exact_logprobs and quantization is None:
+            raise SettingError("exact_logprobs is for a quantised model: without quantization log-probabilities are exact.")
         self._loaded = load_model(
             model,
             tokenizer,
@@ -100,9 +105,17 @@ class HFEngine:
         make_media = getattr(self._loaded.series_model, "example_media", no_media)
         is_exact = self._model.device.type == "cpu" and self._model.dtype == torch.float32
         with self._replacements.applied():
-            shares_prompts = check_decoding(self._model, self._loaded.name, make_media)
-            is_independent = is_exact and is_row_independent(
-                self._model, max_batch_size, self._replacements.row_multiple, make_media, shares_prompts=shares_prompts
+            self._layout = check_decoding(self._model, self._loaded.name, make_media, self._loaded.unshareable)
+            is_independent = (
+                is_exact
+                and self._layout != "none"
+                and is_row_independent(
+                    self._model,
+                    max_batch_size,
+                    self._replacements.row_multiple,
+                    make_media,
+                    shares_prompts=self._layout == "shared",
+                )
             )
         self._capabilities = Capabilities(
             deterministic=is_independent,
@@ -111,12 +124,22 @@ class HFEngine:
         )
         self._max_batch_size = max_batch_size
         self._quantization = quantization
-        self._store = KeyValueStore(int(kv_cache_gib * GIB))
-        self._batch = Batch(self._model, max_batch_size, shares_prompts, self._replacements.row_multiple, self._store.stats)
+        if exact_logprobs and self._layout == "none":
+            raise SettingError("exact_logprobs needs a model that decodes with a cache. Leave it or quantization out.")
+        self._store = KeyValueStore(store_limit(int(kv_cache_gib * GIB), self._model.device))
+        build = WholeSequences if self._layout == "none" else Batch
+        self._batch = build(
+            self._model, max_batch_size, self._layout == "shared", self._replacements.row_multiple, self._store.stats
+        )
+        self._exact: ExactModel | None = None
+        if exact_logprobs:
+            self._exact = ExactModel(self._model, self._replacements, self._store, self._loaded.eos_token_ids)
         self._tasks: deque[Task] = deque()
         """Not begun."""
         self._rows: deque[Row] = deque()
         """Of jobs that are begun, without a slot."""
+        self._unscored: deque[tuple[Task, Branch | None]] = deque()
+        """Rollouts of jobs, and None for other jobs, that wait for the exact model."""
         self._finished: list[Finished] = []
         self._eos_token_ids = np.array(sorted(self._loaded.eos_token_ids), dtype=np.int64)
         self._num_tickets = 0
@@ -129,6 +152,7 @@ class HFEngine:
     @cached_property
     def identity(self) -> Mapping[str, Any]:
         """Model, revision, hash of the weights, number types, device and versions. Computes the hash on first use."""
+        by_transformers = quantization_config(self._model)
         return {
             "engine": "hf",
             "model": self._loaded.name,
@@ -141,6 +165,9 @@ class HFEngine:
             "max_batch_size": self._max_batch_size,
             "quantization": self._quantization,
             "kernels": self._replacements.kernels is not None,
+            **({} if by_transformers is None else {"quantization_config": by_transformers}),
+            **({"exact_logprobs": True} if self._exact is not None else {}),
+            **({"cache": "none"} if self._layout == "none" else {}),
             **({} if self._compat == DEFAULT_COMPAT else {"compat": self._compat}),
         }
 
@@ -162,10 +189,16 @@ class HFEngine:
         Raises:
             PromptError: if the prompt is empty, too long for the context with `max_new_tokens`, holds ids or numbers that
                 the model cannot take, or is of a kind that it cannot take.
-            SettingError: if the policy has stop strings, but the engine no tokenizer.
+            SettingError: if the policy has stop strings, but the engine no tokenizer, or if it leaves tokens out of p although
+                log-probabilities are to be another model's than the draws.
         """
         if policy.stop_strings and self._tokenizer is None:
             raise SettingError("stop_strings need a tokenizer, but this engine has none. Give tokenizer=… to HFEngine.")
+        if self._exact is not None and (policy.top_k, policy.top_p, policy.min_p) != (None, None, None):
+            raise SettingError(
+                "With top_k, top_p or min_p the exact model may leave out a token that the quantised one draws. Leave them out, or "
+                "exact_logprobs."
+            )
         with torch.inference_mode():
             encoded = encode(self._loaded, prompt)
         inputs = encoded.inputs
@@ -185,6 +218,7 @@ class HFEngine:
         context.is_open = False
         self._tasks = deque(task for task in self._tasks if task.job.context is not context)
         self._rows = deque(row for row in self._rows if row.task.job.context is not context)
+        self._unscored = deque(pair for pair in self._unscored if pair[0].job.context is not context)
         for row in self._batch.rows:
             if row.task.job.context is context:
                 self._batch.remove(self._batch.slot_of(row))
@@ -236,6 +270,12 @@ class HFEngine:
     def _work(self) -> None:
         with torch.inference_mode(), self._replacements.applied():
             self._advance()
+            while self._unscored:
+                task, branch = self._unscored[0]
+                assert self._exact is not None
+                answer = self._exact.answer(task, branch)
+                self._finished.append(Finished(task.ticket, answer, task.num_forwarded))
+                self._unscored.popleft()
 
     def _advance(self) -> None:
         """One step, without its troubles. Whatever it raises, no row and no job is lost."""
@@ -267,6 +307,8 @@ class HFEngine:
         problem = problem_of(job, self._model.get_input_embeddings().weight.shape[0])
         if problem is not None:
             self._finish(task, EngineError(problem))
+        elif self._exact is not None and isinstance(job, (NextTokensJob, ScoreJob)):
+            self._unscored.append((task, None))
         elif not job.prefix:
             self._branch(task, distribution(self._prompt(task).logits, task))
         else:
@@ -281,25 +323,11 @@ class HFEngine:
             task.num_forwarded += context.num_prompt_tokens
             context.is_charged = True
         if entry is None:
-            entry = prefill(self._model, context.inputs, context.media)
-            self._measure_quantization(context)
+            entry = self._batch.prefill(context.inputs, context.media)
+            if self._quantization is not None and self._store.stats.quantization_kl is None:
+                self._store.stats.quantization_kl = quantization_kl(self._model, self._replacements, context)
             self._store.add_prompt(context.key, entry)
-            self._store.stats.model_calls += 1
-            self._store.stats.prefills += 1
-            self._store.stats.prefill_tokens += entry.num_tokens
         return entry
-
-    def _measure_quantization(self, context: HFContext) -> None:
-        """Compare the quantised model with the exact one on the first prompt: it costs one more pass through it."""
-        stats = self._store.stats
-        if self._quantization is None or stats.quantization_kl is not None:
-            return
-        inputs = context.inputs[:MEASURED_POSITIONS]
-        media = None if context.media is None else context.media.until(MEASURED_POSITIONS)
-        ours = all_log_probabilities(self._model, inputs, media)
-        with self._replacements.suspended():
-            exact = all_log_probabilities(self._model, inputs, media)
-        stats.quantization_kl = float((exact.exp() * (exact - ours)).nan_to_num(0.0).sum(dim=-1).mean())
 
     def _start(self, row: Row) -> None:
         """Give a row a slot."""
@@ -409,6 +437,9 @@ class HFEngine:
             self._finish(task, Branch(tuple(task.rollouts), task.log_unseen))
 
     def _finish(self, task: Task, answer: Branch | TopTokens | tuple[float, ...] | MaxentError) -> None:
+        if self._exact is not None and isinstance(answer, Branch) and answer.rollouts:
+            self._unscored.append((task, answer))
+            return
         self._finished.append(Finished(task.ticket, answer, task.num_forwarded))
 
     def _fail(self, task: Task, error: EngineError) -> None:
@@ -432,6 +463,8 @@ class HFEngine:
     def _fail_for_memory(self) -> None:
         """Fail the jobs in the batch and the one at the head of the queue."""
         tasks = {row.task.ticket: row.task for row in (*self._batch.rows, *list(self._rows)[:1])}
+        tasks |= {task.ticket: task for task, _ in self._unscored}
+        self._unscored.clear()
         if not tasks:
             task = self._tasks.popleft()
             tasks[task.ticket] = task

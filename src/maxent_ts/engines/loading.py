@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from maxent_ts.models.hub import load_causal_lm, load_tokenizer
 from maxent_ts.models.opentslm import SeriesModel, load_series_model
 from maxent_ts.presets import DEFAULT_COMPAT
 
-__all__ = ["LoadedModel", "content_hash", "load_model", "resolve_device", "resolve_dtype"]
+__all__ = ["LoadedModel", "content_hash", "load_model", "quantization_config", "resolve_device", "resolve_dtype"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 HASHED_SUFFIXES = (".safetensors", ".bin", ".json", ".model", ".txt")
@@ -40,6 +41,8 @@ class LoadedModel:
     context_length: int | None
     """Positions of prompt and continuation together; None if the model has no bound."""
     eos_token_ids: frozenset[int]
+    unshareable: str | None = None
+    """The kind of cache in which rollouts that begin alike cannot share their past; None if there is none."""
 
 
 def load_model(
@@ -66,7 +69,7 @@ def load_model(
         compat: See `load_series_model`.
 
     Raises:
-        ModelError: if the model or its tokenizer cannot be found or read, or if its cache cannot be forked.
+        ModelError: if the model or its tokenizer cannot be found or read.
         SettingError: if device or dtype is unknown, not there, or not that of a model taken from memory; or if `base_model` or
             `compat` is given for a model that has no use for it.
     """
@@ -118,7 +121,8 @@ def load_model(
         name=name,
         revision=getattr(model.config, "_commit_hash", None) or revision,
         hash=hasher,
-        context_length=_context_length(model, name),
+        context_length=_context_length(model),
+        unshareable=_unshareable(model),
         eos_token_ids=_eos_token_ids(model, tokenizer),
     )
 
@@ -169,8 +173,24 @@ def _hash_tensors(module: torch.nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        for part in _parts(tensor.detach()):
+            digest.update(part.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _parts(tensor: Any) -> list[torch.Tensor]:
+    """The plain tensors that a tensor is made of: itself, or integers and scales where torchao has quantised it."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        return [tensor]
+    return [part for name in tensor.__tensor_flatten__()[0] for part in _parts(getattr(tensor, name))]
+
+
+def quantization_config(model: Any) -> dict[str, Any] | None:
+    """Return how transformers has quantised a model, as plain JSON values; None if it has not."""
+    config = getattr(model.config, "quantization_config", None)
+    if config is None or isinstance(config, dict):
+        return config
+    return json.loads(config.to_json_string())
 
 
 def _check_taken_from_memory(model: Any, device: str, dtype: str, revision: str | None, kwargs: Mapping[str, Any]) -> None:
@@ -196,20 +216,22 @@ def _check_directory(directory: Path) -> None:
         )
 
 
-def _context_length(model: Any, name: str) -> int | None:
-    """How far prompt and continuation may reach; raise for caches that cannot be cut into slots."""
+def _context_length(model: Any) -> int | None:
+    """How far prompt and continuation may reach."""
     config = model.config.get_text_config(decoder=True)
-    layers = DynamicCache(config=config).layers
-    other = next((layer for layer in layers if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer)), None)
-    if other is not None:
-        raise ModelError(
-            f"'{name}' keeps its past in a {type(other).__name__}, a state that cannot be shared among rollouts that begin alike. "
-            "This engine runs models whose every layer is ordinary attention, such as Llama, Qwen or GPT-2."
-        )
     bounds = [getattr(config, "max_position_embeddings", None)]
-    if sliding_window(model) is None:  # a window of another kind: within it, the layer is an ordinary one
+    if _unshareable(model) is None and sliding_window(model) is None:
+        # A window of another kind: within it, the layer is an ordinary one.
+        layers = DynamicCache(config=config).layers
         bounds += [layer.sliding_window for layer in layers if isinstance(layer, DynamicSlidingWindowLayer)]
     return min((bound for bound in bounds if bound is not None), default=None)
+
+
+def _unshareable(model: Any) -> str | None:
+    """Name a kind of cache, among those that a model asks for, that cannot be cut into slots."""
+    layers = DynamicCache(config=model.config.get_text_config(decoder=True)).layers
+    other = next((layer for layer in layers if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer)), None)
+    return None if other is None else type(other).__name__
 
 
 def _eos_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:

@@ -6,9 +6,10 @@ decodes a few tokens in slots, next to the same tokens in a plain forward.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,20 +17,26 @@ import torch
 from maxent_ts.engines.attention import can_share_prompts, group_rows, round_up
 from maxent_ts.engines.cache import PromptEntry
 from maxent_ts.engines.slots import FEWEST_KEYS, SlotCache, decode, prefill
+from maxent_ts.engines.whole import last_logits
 from maxent_ts.engines.windows import sliding_window
 from maxent_ts.errors import ModelError
 from maxent_ts.models.media import Media, attending_prompt
 
-__all__ = ["check_decoding", "is_row_independent", "no_media"]
+__all__ = ["Layout", "check_decoding", "is_row_independent", "no_media"]
 
 MakeMedia = Callable[[int], Media | None]
 
-LENGTHS = (5, 9)
-"""Tokens of the two prompts, which share a batch."""
+Layout = Literal["shared", "copied", "none"]
+"""Where a row finds its past: in its prompt's keys and values, which the rows of a prompt share, and a slot of its own; in its slot
+alone, which has a copy of the prompt's; or nowhere, so that the whole sequence is put through the model for each token."""
+
+LENGTHS = (5, 9, 77)
+"""Tokens of the prompts that share a batch. The last fills more than `FEWEST_KEYS`, and its keys are padded to a round number."""
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
 FAILURES = (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError, IndexError, KeyError)
 COARSE_TOLERANCE = 0.5
-"""nats, for types of 16 bits. A mask or position gone wrong shows more in any trained model."""
+"""nats, for types of 16 bits and models whose activations are rounded to 8. A mask or position gone wrong shows more in any
+trained model."""
 
 
 def no_media(_length: int) -> None:
@@ -37,40 +44,59 @@ def no_media(_length: int) -> None:
 
 
 @torch.inference_mode()
-def check_decoding(model: Any, name: str, make_media: MakeMedia = no_media) -> bool:
-    """Compare decoding in slots with a plain forward.
+def check_decoding(model: Any, name: str, make_media: MakeMedia = no_media, unshareable: str | None = None) -> Layout:
+    """Compare decoding with a plain forward, and warn if nothing but plain forwards will do.
 
     Args:
         model: A causal language model.
         name: For the message.
         make_media: Makes what the cross-attention of a prompt of so many tokens sees.
+        unshareable: The kind of cache that is known not to fit slots; None if none is.
 
     Returns:
-        Whether its rows may share their prompts' keys and values.
+        Where rows have the past that they decode from.
 
     Raises:
-        ModelError: if the two disagree, or if the model cannot decode in slots at all.
+        ModelError: if rows of the model come out otherwise side by side than alone, however they are decoded.
     """
-    tolerance = TOLERANCE.get(model.dtype, COARSE_TOLERANCE)
-    if can_share_prompts(model) and sliding_window(model) is None:  # which is known in slots that hold their prompts alone
+    is_rounded = getattr(model.config, "quantization_config", None) is not None
+    tolerance = COARSE_TOLERANCE if is_rounded else TOLERANCE.get(model.dtype, COARSE_TOLERANCE)
+    if unshareable is not None:
+        problem = f"keeps its past in a {unshareable}, which this engine cannot share among rollouts that begin alike"
+    else:
+        if can_share_prompts(model) and sliding_window(model) is None:  # which is known in slots that hold their prompts alone
+            try:
+                if _difference(model, make_media, shares_prompts=True) <= tolerance:
+                    return "shared"
+            except FAILURES:
+                pass  # attention of a kind that `engines.attention` does not know: try the model's own
         try:
-            if _difference(model, make_media, shares_prompts=True) <= tolerance:
-                return True
-        except FAILURES:
-            pass  # attention of a kind that `engines.attention` does not know: try the model's own
+            difference = _difference(model, make_media, shares_prompts=False)
+            if difference <= tolerance:
+                return "copied"
+            problem = f"is off by up to {difference:.2g} nats when rows of different lengths decode side by side"
+        except FAILURES as error:
+            problem = f"cannot decode rows of different lengths side by side ({error})"
+    subject = f"'{name}' ({type(model).__name__}) {problem}"
+    if make_media(1) is not None:
+        raise ModelError(f"{subject}, and with cross-attention to time series there is no other way.")
     try:
-        difference = _difference(model, make_media, shares_prompts=False)
+        difference = _whole_difference(model)
     except FAILURES as error:
-        raise ModelError(
-            f"'{name}' ({type(model).__name__}) cannot decode rows of different lengths side by side: {error}. If its attention is "
-            "at fault, try model_kwargs={'attn_implementation': 'eager'}; otherwise this engine does not know this architecture."
-        ) from error
+        raise ModelError(f"{subject}, nor can it be run on sequences of one length: {error}.") from error
     if not difference <= tolerance:
         raise ModelError(
-            f"'{name}' ({type(model).__name__}) gives other probabilities when rows of different lengths decode side by side: they "
-            f"are off by up to {difference:.2g} nats. Its masks, positions or cache are of a kind that this engine does not know."
+            f"{subject}, and is off by up to {difference:.2g} nats when sequences of one length share a forward. "
+            "This engine does not know this architecture."
         )
-    return False
+    warnings.warn(
+        f"{subject}. So nothing is kept of what went through it: each token of each rollout costs a forward of its whole sequence, "
+        "prompt included, which takes many times longer. If the model's attention is at fault, try "
+        "model_kwargs={'attn_implementation': 'sdpa'}, or 'eager'.",
+        RuntimeWarning,
+        stacklevel=3,
+    )
+    return "none"
 
 
 @torch.inference_mode()
@@ -78,9 +104,9 @@ def is_row_independent(
     model: Any, max_rows: int, row_multiple: int, make_media: MakeMedia = no_media, *, shares_prompts: bool
 ) -> bool:
     """Tell whether a row's logits are the same to the bit whatever the number, lengths and contents of the other rows."""
-    entries = [prefill(model, prompt[:-1], make_media(len(prompt) - 1)) for prompt in _prompts(model)]
+    entries = [prefill(model, prompt[:-1], make_media(len(prompt) - 1)) for prompt in _prompts(model)[:2]]
     num_slots = round_up(max_rows, row_multiple)
-    limit = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None) or 10**9
+    longest = _num_positions(model) - max(entry.num_tokens for entry in entries) - 2
     seen = []
     for num_rows in sorted({row_multiple, round_up(num_slots // 2, row_multiple), num_slots}):
         # In larger batches more rows share the prompt, and the others are longer: so the padding differs too.
@@ -89,7 +115,7 @@ def is_row_independent(
         whose = [entries[1] if row == place or row % 3 == 2 else entries[0] for row in range(num_rows)]
         tokens = np.arange(num_rows, dtype=np.int64) % 7
         tokens[place] = 3
-        seen.append(_decode(model, whose, tokens, np.minimum(own, limit - max(LENGTHS) - 2), shares_prompts)[place])
+        seen.append(_decode(model, whose, tokens, np.minimum(own, longest), shares_prompts)[place])
     return all(torch.equal(seen[0], other) for other in seen[1:])
 
 
@@ -107,27 +133,40 @@ def _decode(model: Any, entries: Sequence[PromptEntry], tokens: np.ndarray, own:
 
 
 def _prompts(model: Any) -> list[torch.Tensor]:
-    """Two prompts of unlike ids, each one longer than what is prefilled of it."""
+    """Prompts of unlike ids, each one longer than what is prefilled of it; without those that the model's context cannot hold."""
     num_ids = model.get_input_embeddings().weight.shape[0]
     return [
         torch.arange(start, start + 7 * (length + 1), 7, device=model.device) % num_ids
-        for start, length in zip((3, 5), LENGTHS, strict=True)
+        for start, length in zip((3, 5, 4), LENGTHS, strict=True)
+        if length < _num_positions(model)
     ]
+
+
+def _num_positions(model: Any) -> int:
+    return getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None) or 10**9
 
 
 def _difference(model: Any, make_media: MakeMedia, *, shares_prompts: bool) -> float:
     """Largest difference in log-probability between decoding in slots and a plain forward, nats."""
-    prompts = _prompts(model)
-    prompts = [prompts[index] for index in (0, 1, 0, 1)]
-    media = [make_media(len(prompt) - 1) for prompt in prompts]
-    entries = [prefill(model, prompt[:-1], one) for prompt, one in zip(prompts[:2], media, strict=False)] * 2
-    tokens = np.array([int(prompt[-1]) for prompt in prompts], dtype=np.int64)
-    decoded = _decode(model, entries, tokens, np.zeros(len(prompts), dtype=np.int64), shares_prompts)
-    differences = []
-    for row, (prompt, entry, one) in enumerate(zip(prompts, entries, media, strict=True)):
-        whole = None if one is None else replace(one, times=torch.cat([one.times, one.times[-1:]]))
-        with attending_prompt(whole, None if one is None else one.key_values()):
-            plain = model(input_ids=prompt[None], use_cache=False).logits[0].float().log_softmax(-1)
-        for ours, theirs in ((entry.logits, plain[-2]), (decoded[row], plain[-1])):
-            differences.append(float((ours.float().log_softmax(-1) - theirs).abs().nan_to_num(0.0).max()))
-    return max(differences)
+    prompts, entries, expected = _prompts(model), [], []
+    for prompt in prompts:
+        media = make_media(len(prompt) - 1)
+        entries.append(prefill(model, prompt[:-1], media))
+        whole = None if media is None else replace(media, times=torch.cat([media.times, media.times[-1:]]))
+        with attending_prompt(whole, None if media is None else media.key_values()):
+            expected.append(model(input_ids=prompt[None], use_cache=False).logits[0, -2:].float().log_softmax(-1))
+    rows = [*range(len(prompts))] * 2
+    tokens = np.array([int(prompts[row][-1]) for row in rows], dtype=np.int64)
+    decoded = _decode(model, [entries[row] for row in rows], tokens, np.zeros(len(rows), dtype=np.int64), shares_prompts)
+    ours = torch.cat([torch.stack([entry.logits for entry in entries]), decoded]).float().log_softmax(-1)
+    theirs = torch.stack([plain[0] for plain in expected] + [expected[row][1] for row in rows])
+    return float((ours - theirs).abs().nan_to_num(0.0).max())
+
+
+def _whole_difference(model: Any) -> float:
+    """Largest difference in log-probability between sequences of one length in one forward and alone, nats."""
+    length = min(LENGTHS)
+    sequences = [prompt[:length] for prompt in _prompts(model)]
+    together = last_logits(model, sequences).float().log_softmax(-1)
+    alone = torch.cat([model(input_ids=sequence[None], use_cache=False).logits[:, -1] for sequence in sequences])
+    return float((together - alone.float().log_softmax(-1)).abs().nan_to_num(0.0).max())

@@ -21,7 +21,7 @@ from maxent_ts.engines.kernels import PROMPT_MULTIPLE, kernels
 from maxent_ts.engines.windows import sliding_window
 from maxent_ts.models.media import Media, MediaRows, attending, attending_prompt
 
-__all__ = ["FEWEST_KEYS", "SlotCache", "all_log_probabilities", "decode", "prefill"]
+__all__ = ["FEWEST_KEYS", "SlotCache", "all_log_probabilities", "decode", "last_only", "prefill"]
 
 LENGTH_MULTIPLE = 16
 """A row's bits do not depend on how many masked keys follow if their number is whole vector registers (16 floats in AVX-512)."""
@@ -142,6 +142,11 @@ class SlotCache(Cache):
         return mask[:, None, None, :]
 
 
+def last_only(model: Any) -> dict[str, int]:
+    """Return what tells a model's forward that the logits of the last position are enough; nothing where it cannot be told."""
+    return {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+
+
 def prefill(model: Any, inputs: torch.Tensor, media: Media | None = None) -> PromptEntry:
     """Put one prompt through a model, by itself and without padding.
 
@@ -152,11 +157,10 @@ def prefill(model: Any, inputs: torch.Tensor, media: Media | None = None) -> Pro
     """
     name = "input_ids" if inputs.ndim == 1 else "inputs_embeds"
     cache = DynamicCache()
-    arguments = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
     positions = torch.arange(len(inputs), device=inputs.device)[None]
     seen = None if media is None else media.key_values()
     with attending_prompt(media, seen):
-        output = model(**{name: inputs[None]}, position_ids=positions, past_key_values=cache, use_cache=True, **arguments)
+        output = model(**{name: inputs[None]}, position_ids=positions, past_key_values=cache, use_cache=True, **last_only(model))
     layers: list[Any] = cache.layers
     # Zeros behind the prompt, as many as its keys need to be of a good number. They are masked.
     padding = max(round_up(len(inputs), PROMPT_MULTIPLE), FEWEST_KEYS) - len(inputs)
@@ -178,9 +182,8 @@ def all_log_probabilities(model: Any, inputs: torch.Tensor, media: Media | None 
         media: As for `prefill`.
     """
     name = "input_ids" if inputs.ndim == 1 else "inputs_embeds"
-    positions = torch.arange(len(inputs), device=inputs.device)[None]
     with attending_prompt(media, None if media is None else media.key_values()):
-        logits = model(**{name: inputs[None]}, position_ids=positions, use_cache=False).logits
+        logits = model(**{name: inputs[None]}, use_cache=False).logits
     return logits[0].double().log_softmax(dim=-1)
 
 
