@@ -122,6 +122,8 @@ class RunConfig(BaseModel):
     stop_strings: tuple[str, ...] = ()
     limit: int | None = Field(default=None, ge=1)
     seed: int = Field(default=0, ge=0)
+    shard: tuple[int, int] | None = None
+    """(k, n): of each task every n-th item from the k-th on, counted from 1; None for all. `maxent-ts merge` joins them."""
     data_dir: Path | None = None
     question: str = ""
     """For the task `series`: what is asked about the user's own series."""
@@ -188,6 +190,8 @@ class RunConfig(BaseModel):
                     f"A budget of {budget} generated tokens has no room for one completion of max_new_tokens = {length}. "
                     "Raise the budget or lower max_new_tokens."
                 )
+        if self.shard is not None and not 1 <= self.shard[0] <= self.shard[1]:
+            raise SettingError(f"A shard is k/n with 1 ≤ k ≤ n, such as 3/8, but is {self.shard[0]}/{self.shard[1]}.")
         if self.reward_weights and len(self.reward_weights) != len(self.rewards):
             raise SettingError(
                 f"{len(self.reward_weights)} reward weights were given for {len(self.rewards)} rewards. "
@@ -210,7 +214,10 @@ class RunConfig(BaseModel):
 
     def meaning(self) -> dict[str, Any]:
         """Return the fields that the results depend on, as plain JSON values."""
-        return {name: value for name, value in self.model_dump(mode="json").items() if name not in EXECUTION_FIELDS}
+        found = {name: value for name, value in self.model_dump(mode="json").items() if name not in EXECUTION_FIELDS}
+        if self.shard is None:
+            del found["shard"]
+        return found
 
     def digest(self) -> str:
         """Return eight hexadecimal digits that differ between configurations with different results."""

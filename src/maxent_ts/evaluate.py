@@ -224,7 +224,7 @@ class _Evaluation:
     def run(self, one: TaskPlan) -> None:
         """Run and record what is not finished of a task, as far as the caps go."""
         items = {job.id: (job, method, example) for job, method, example in self._jobs(one)}
-        with_tree = {example.id for example in one.examples[: self._config.save_trees]}
+        with_tree = {example.id for example in one.whole[: self._config.save_trees]}
         for result in self._results([job for job, _, _ in items.values()], one):
             job, method, example = items[result.job.id]
             record = Record(

@@ -50,6 +50,7 @@ __all__ = [
     "Seed",
     "Series",
     "Set",
+    "Shard",
     "StopString",
     "Temperature",
     "KvCacheGib",
@@ -66,6 +67,7 @@ __all__ = [
 _MODEL = "Model"
 _SEARCH = "Search"
 _OWN = "Your own series"
+_MANY = "Many processes and machines"
 _CAPS = "Caps: the run ends there and can be continued"
 
 Model = Annotated[
@@ -219,6 +221,15 @@ Scorer = Annotated[
     ),
 ]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Items per task: a seeded stratified subset.")]
+Shard = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="K/N",
+        help="Every N-th item from the K-th on, for batch schedulers; join with maxent-ts merge.",
+        rich_help_panel=_MANY,
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start over in a directory that holds another run.")]
 MaxFailures = Annotated[int, typer.Option("--max-failures", min=0, help="Failed items that still give exit code 0.")]
 MaxTotalTokens = Annotated[
