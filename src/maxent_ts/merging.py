@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -59,7 +58,7 @@ def _in_order(shards: Sequence[Run]) -> list[Run]:
         total = _shard(first)[1]
         if count != total:
             raise RunDirectoryError(
-                f"'{first.path}' is a shard of {total} and '{one.path}' of {count}. Give the {total} or the {count} shards of one run."
+                f"'{first.path}' is a shard of {total} and '{one.path}' of {count}. Give the shards of one run."
             )
         if number in found:
             raise RunDirectoryError(
@@ -69,8 +68,8 @@ def _in_order(shards: Sequence[Run]) -> list[Run]:
         if difference is not None:
             where, old, new = difference
             raise RunDirectoryError(
-                f"The shards are not of one run: {where} is {shown(old)} in '{first.path}' and {shown(new)} in '{one.path}'. Run the "
-                "shards with the same command but for --shard, the same data and the same versions."
+                f"The shards are not of one run: {where} is {shown(old)} in '{first.path}' and {shown(new)} in '{one.path}'. Run "
+                "them with the same command but for --shard, the same data and the same versions."
             )
         if one.info.status != "finished" or len(one.records) < one.info.num_searches:
             raise RunDirectoryError(
@@ -142,10 +141,11 @@ def _copy_files(shards: Sequence[Run], output_dir: Path) -> None:
     """Copy search trees and tracebacks."""
     logs = [shard.path / "failures.log" for shard in shards]
     try:
-        for file, shard in ((file, shard) for shard in shards for _, _, file in shard.trees()):
-            place = output_dir / file.relative_to(shard.path)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(place, file.read_bytes())
+        for shard in shards:
+            for _, _, file in shard.trees():
+                place = output_dir / file.relative_to(shard.path)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                replace_file(place, file.read_bytes())
         if any(log.exists() for log in logs):
             replace_file(output_dir / "failures.log", b"".join(log.read_bytes() for log in logs if log.exists()))
     except OSError as error:
