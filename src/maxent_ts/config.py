@@ -36,6 +36,11 @@ EXECUTION_FIELDS = frozenset(
         "max_seconds",
         "base_url",
         "api_key_variable",
+        "ray",
+        "ray_workers",
+        "ray_num_cpus",
+        "ray_num_gpus",
+        "ray_timeout",
     }
 )
 """Fields that say how a run is carried out, not what it computes: they may change when a run is continued."""
@@ -144,6 +149,16 @@ class RunConfig(BaseModel):
     """Generated tokens of the whole run directory, earlier starts included; a search starts only if its budget still fits."""
     max_seconds: float | None = Field(default=None, gt=0)
     """Wall time of this start, from the first search on; what is not finished by then is dropped and not recorded."""
+    ray: str | None = None
+    """Run the searches on a Ray cluster: "auto" for the running one, or else one on this machine; or its address, host:port."""
+    ray_workers: int | None = Field(default=None, ge=1)
+    """Workers, each with an engine of its own; None for as many as the cluster's nodes hold."""
+    ray_num_cpus: float = Field(default=1.0, ge=0)
+    """Cores of a worker."""
+    ray_num_gpus: float = Field(default=0.0, ge=0)
+    """GPUs of a worker; a fraction lets several workers share one."""
+    ray_timeout: float = Field(default=300.0, gt=0)
+    """Seconds that the run waits while no node can take a worker."""
 
     def policy(self, max_new_tokens: int) -> Policy:
         """Return the reference policy p that these settings make."""

@@ -106,6 +106,11 @@ def _eval(
     data_dir: options.DataDir = None,
     scorer: options.Scorer = None,
     shard: options.Shard = None,
+    ray: options.Ray = None,
+    ray_workers: options.RayWorkers = None,
+    ray_num_cpus: options.RayNumCpus = None,
+    ray_num_gpus: options.RayNumGpus = None,
+    ray_timeout: options.RayTimeout = None,
     output_dir: Annotated[
         Path | None, typer.Option("--output-dir", help="Run directory. [default: runs/<name of the run>]")
     ] = None,
@@ -161,6 +166,11 @@ def _eval(
                 "seed": seed,
                 "scorer": scorer,
                 "shard": None if shard is None else parse_shard(shard),
+                "ray": ray,
+                "ray_workers": ray_workers,
+                "ray_num_cpus": ray_num_cpus,
+                "ray_num_gpus": ray_num_gpus,
+                "ray_timeout": ray_timeout,
                 "output_dir": output_dir,
                 "save_trees": save_trees,
                 "max_total_tokens": max_total_tokens,

@@ -44,6 +44,11 @@ __all__ = [
     "PresetName",
     "Question",
     "Quiet",
+    "Ray",
+    "RayNumCpus",
+    "RayNumGpus",
+    "RayTimeout",
+    "RayWorkers",
     "Reward",
     "RewardWeights",
     "Scorer",
@@ -227,6 +232,39 @@ Shard = Annotated[
         "--shard",
         metavar="K/N",
         help="Every N-th item from the K-th on, for batch schedulers; join with maxent-ts merge.",
+        rich_help_panel=_MANY,
+    ),
+]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="auto|ADDRESS",
+        help="Run on a Ray cluster: the running one, or else one on this machine; or that of a head, host:port.",
+        rich_help_panel=_MANY,
+    ),
+]
+RayWorkers = Annotated[
+    int | None,
+    typer.Option(
+        "--ray-workers",
+        min=1,
+        help="Workers, each with its own engine. [default: as many as the nodes hold]",
+        rich_help_panel=_MANY,
+    ),
+]
+RayNumCpus = Annotated[
+    float | None, typer.Option("--ray-num-cpus", min=0, help="Cores of a worker. [default: 1]", rich_help_panel=_MANY)
+]
+RayNumGpus = Annotated[
+    float | None, typer.Option("--ray-num-gpus", min=0, help="GPUs of a worker. [default: 0]", rich_help_panel=_MANY)
+]
+RayTimeout = Annotated[
+    float | None,
+    typer.Option(
+        "--ray-timeout",
+        min=1,
+        help="Seconds to wait while no node can take a worker. [default: 300]",
         rich_help_panel=_MANY,
     ),
 ]
