@@ -49,7 +49,7 @@ Model = TypeVar("Model", bound=BaseModel)
 class ExampleRecord(BaseModel):
     """An item, as far as a reader needs it."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="strings")
 
     task: str
     id: str

@@ -194,4 +194,4 @@ def _clear(path: Path) -> None:
 
 
 def _line(model: BaseModel) -> bytes:
-    return json.dumps(plain(model.model_dump()), ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+    return model.model_dump_json().encode() + b"\n"

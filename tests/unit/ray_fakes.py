@@ -6,6 +6,7 @@ import os
 import signal
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,11 @@ from maxent_ts.engines.table import TableEngine
 from maxent_ts.tasks.base import Example
 
 FIRST_LETTER_OF_A_KILLER = 4
-MARK = Path(tempfile.gettempdir()) / f"maxent_ts_killed_{os.environ.get('MAXENT_TS_TEST_MARK', '')}"
+
+
+def mark() -> Path:
+    """A file of this run of the tests, made by the process that is killed; its name comes to the workers by their environment."""
+    return Path(tempfile.gettempdir()) / f"maxent_ts_killed_{os.environ['MAXENT_TS_TEST_MARK']}"
 
 
 class Letters:
@@ -21,7 +26,7 @@ class Letters:
 
     name = "letters"
     labels = ("a", "b")
-    rewards = {f"{__file__}:share_of_a": 1.0}
+    rewards: Mapping[str, float] = {f"{__file__}:share_of_a": 1.0}
 
     def examples(self, *, data_dir: Path | None = None, limit: int | None = None, seed: int = 0) -> list[Example]:
         prompts = [[index % 5, index // 5 % 5, index // 25 % 5] for index in range(120)]
@@ -66,7 +71,7 @@ def share_of_a(completions: list[str], **columns: list[Any]) -> list[float]:
 def kills_its_process_once(completions: list[str], first: list[int], **columns: list[Any]) -> list[float]:
     if FIRST_LETTER_OF_A_KILLER in first:
         try:
-            os.close(os.open(MARK, os.O_CREAT | os.O_EXCL))
+            os.close(os.open(mark(), os.O_CREAT | os.O_EXCL))
         except FileExistsError:
             return share_of_a(completions)
         os.kill(os.getpid(), signal.SIGKILL)

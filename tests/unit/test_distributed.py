@@ -1,5 +1,7 @@
-"""A run on a Ray cluster is the run of one process, item by item, whatever is lost on the way. The cluster is a real one of
-several nodes on this machine."""
+"""A run on a Ray cluster is the run of one process, item by item, whatever is lost on the way.
+
+The cluster is a real one of several nodes on this machine.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ from maxent_ts.errors import EngineError, MissingExtraError, SettingError
 from maxent_ts.evaluate import Silent, evaluate
 from maxent_ts.records import read_run
 
-from .ray_fakes import MARK
+from .ray_fakes import mark
 from .test_evaluate import count_lines, essence
 
 pytest.importorskip("ray", reason="needs the extra ray")
@@ -54,6 +56,7 @@ def cluster():
     """A head that computes nothing, and two nodes of one core."""
     with pytest.MonkeyPatch.context() as patch:
         settings = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0"}
+        settings |= {"RAY_memory_monitor_refresh_ms": "0"}  # other programs' memory is no reason to end a worker here
         settings |= {"MAXENT_TS_TEST_MARK": uuid.uuid4().hex}
         for name, value in settings.items():
             patch.setenv(name, value)
@@ -61,11 +64,12 @@ def cluster():
         from ray.cluster_utils import Cluster
 
         small = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
-        found = Cluster(head_node_args={"num_cpus": 0, **small})
+        found = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
         ray.init(address=found.address, log_to_driver=False, logging_level="error")
         found.small = small
         for _ in range(2):
             found.add_node(num_cpus=1, **small)
+        assert sorted(node["Resources"].get("CPU", 0) for node in ray.nodes()) == [0, 1, 1]
         yield found
         ray.shutdown()
         found.shutdown()
@@ -123,10 +127,9 @@ def test_a_node_that_is_killed_costs_nothing_and_one_that_joins_is_used(cluster,
 
 def test_a_worker_that_is_killed_costs_nothing(cluster, reference, tmp_path):
     """Catches searches that are lost or recorded twice with a process."""
-    MARK.unlink(missing_ok=True)
     run = evaluate(make(tmp_path, rewards=(f"{FAKES}:kills_its_process_once",), ray_workers=1))
-    assert MARK.exists()
-    MARK.unlink()
+    assert mark().exists()
+    mark().unlink()
     left_out = ("evidence",)
     assert essence(run, left_out) == essence(reference, left_out)
     assert count_lines(run.path / "samples.jsonl") == len(reference.records)
@@ -193,7 +196,15 @@ def test_without_room_for_a_worker_the_run_says_so_and_ends(cluster, tmp_path):
 def test_workers_that_would_compute_something_else_are_refused(cluster, tmp_path):
     """Catches records of two engines in one run."""
     with pytest.raises(SettingError, match=r"would compute something else: engine\.process is"):
-        evaluate(make(tmp_path, engine=f"{FAKES}:make_engine_of_this_process"))
+        evaluate(
+            make(
+                tmp_path,
+                engine=f"{FAKES}:make_engine_of_this_process",
+                rewards=(f"{FAKES}:kills_its_process_once",),
+                ray_workers=1,
+            )
+        )
+    mark().unlink()
 
 
 def test_a_worker_that_cannot_start_says_why(cluster, tmp_path):

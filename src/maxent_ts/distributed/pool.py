@@ -59,7 +59,7 @@ def ray_executor(config: RunConfig, plans: Sequence[TaskPlan], tasks: Sequence[T
     with connected(config.ray) as ray:
         executor = RayExecutor(ray, config, plans, tasks)
         try:
-            executor.wait_for_first()
+            executor.wait_for(1)
             yield executor
         except ray.exceptions.RayError as error:
             raise EngineError(
@@ -113,10 +113,10 @@ class RayExecutor:
         assert self._info is not None, "no worker is ready yet"
         return self._info
 
-    def wait_for_first(self) -> None:
-        """Wait until a worker is ready."""
-        while self._info is None:
-            self._hire(1)
+    def wait_for(self, num_workers: int) -> None:
+        """Wait until so many workers are ready."""
+        while len(self._ready()) < num_workers:
+            self._hire(num_workers)
             self._collect()
 
     def close(self) -> None:
