@@ -20,7 +20,15 @@ from maxent_ts.presets import DEMO_TASKS, EMBEDDED_MODEL
 
 __all__ = ["examine", "run_doctor"]
 
-EXTRAS = {"report": "matplotlib", "trackio": "trackio", "wandb": "wandb", "mlflow": "mlflow", "lm-eval": "lm_eval", "ecg": "wfdb"}
+EXTRAS = {
+    "report": "matplotlib",
+    "trackio": "trackio",
+    "wandb": "wandb",
+    "mlflow": "mlflow",
+    "lm-eval": "lm_eval",
+    "ecg": "wfdb",
+    "ray": "ray",
+}
 """What may be missing without harm, and the module that tells."""
 
 DTYPES = ("float32", "bfloat16", "float16")
