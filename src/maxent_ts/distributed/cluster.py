@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from maxent_ts.config import RunConfig
@@ -17,7 +18,7 @@ OBJECT_STORE_BYTES = 256 * 2**20
 """Of a cluster that is started here. Records are small: see docs/scaling.md."""
 
 
-@contextmanager
+@contextlib.contextmanager
 def connected(address: str) -> Iterator[Any]:
     """Yield the module `ray`, connected; a connection that was there before is used and stays.
 
@@ -30,22 +31,24 @@ def connected(address: str) -> Iterator[Any]:
         import ray
     except ImportError as error:
         raise MissingExtraError("ray", "ray") from error
-    if ray.is_initialized():
-        yield ray
-        return
+    # Ray tells of lost nodes on standard output, where nothing but data belongs.
+    with contextlib.redirect_stdout(sys.stderr):
+        if ray.is_initialized():
+            yield ray
+            return
+        try:
+            _connect(ray, address)
+            yield ray
+        finally:
+            ray.shutdown()
+
+
+def _connect(ray: Any, address: str) -> None:
     if "://" in address:
         raise SettingError(
             f"--ray takes auto or the address of a cluster's head, such as 10.0.0.1:6379, but got '{address}'. Ray's client "
             "protocol is not used: run the command on a node of the cluster, for example with ray job submit."
         )
-    try:
-        _connect(ray, address)
-        yield ray
-    finally:
-        ray.shutdown()
-
-
-def _connect(ray: Any, address: str) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
     try:
         ray.init(address=address, **quiet)
@@ -55,6 +58,8 @@ def _connect(ray: Any, address: str) -> None:
                 f"No Ray cluster answers at '{address}'. Start one with: ray start --head; or give --ray auto, which starts one on "
                 "this machine."
             ) from error
+        # Ray's own default would let any other program go before the workers, which are the run itself.
+        os.environ.setdefault("RAY_worker_niceness", "0")  # noqa: SIM112 - Ray spells it so
         ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
 
 
