@@ -59,7 +59,7 @@ def _connect(ray: Any, address: str) -> None:
                 "this machine."
             ) from error
         # Ray's own default would let any other program go before the workers, which are the run itself.
-        os.environ.setdefault("RAY_worker_niceness", "0")  # noqa: SIM112 - Ray spells it so
+        os.environ.setdefault("RAY_worker_niceness", "0")
         ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
 
 
