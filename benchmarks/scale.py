@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from maxent_ts.config import RunConfig, make_config
-from maxent_ts.distributed.actor import SLICE_SECONDS
+from maxent_ts.distributed.actor import SLICE_SECONDS, Reply
 from maxent_ts.distributed.pool import RayExecutor
 from maxent_ts.fingerprint import fingerprint_examples, plain
 from maxent_ts.loading import load_engine
@@ -70,11 +70,11 @@ def items_of(one: TaskPlan) -> list[Item]:
 
 def timed(executor: Any, one: TaskPlan) -> dict[str, Any]:
     """Run all searches of a task and write nothing."""
-    start, cpu = time.perf_counter(), time.process_time()
+    start = time.perf_counter()
     finished = [done for group in executor.run(one, items_of(one), Meter(0, None, None), lambda _: None) for done in group]
-    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+    seconds = time.perf_counter() - start
     tokens = sum(done.record.usage["generated_tokens"] for done in finished)
-    return {"items_per_second": len(finished) / seconds, "tokens_per_second": tokens / seconds, "cpu": cpu, "finished": finished}
+    return {"items_per_second": len(finished) / seconds, "tokens_per_second": tokens / seconds, "finished": finished}
 
 
 def measure_workers(args: argparse.Namespace) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def measure_workers(args: argparse.Namespace) -> dict[str, Any]:
                 executor.most = count
                 found[count].append(timed(executor, plans[0]))
             found["here"].append(timed(here, plans[0]))
-        wait = seconds_of_wait(ray, args.gpus)
+        costs = driver_costs(ray, args.gpus, found["here"][0]["finished"][0])
         executor.close()
     finally:
         ray.shutdown()
@@ -129,27 +129,38 @@ def measure_workers(args: argparse.Namespace) -> dict[str, Any]:
         "same_completion_as_one_process": f"{equal} of {len(records['here'])}",
         "seconds_to_start_workers": round(started, 1),
         "load_average_before_each_round": load,
-        "driver_ms_per_record": round(1e3 * statistics.median(one["cpu"] / len(one["finished"]) for one in found[1]), 3),
-        "us_of_a_wait_for_all_workers": round(1e6 * wait, 1),
+        **costs,
     }
 
 
-def seconds_of_wait(ray: Any, num_refs: int) -> float:
-    """How long the driver looks at the calls of so many workers, none of them done."""
+def driver_costs(ray: Any, num_workers: int, finished: Finished) -> dict[str, float]:
+    """Processor time of the driver for a look at the open calls of so many workers, and for one call that returns a record."""
 
     @ray.remote(num_cpus=0)
-    class Sleeper:
+    class Echo:
         def sleep(self) -> None:
-            time.sleep(30)
+            time.sleep(60)
 
-    sleeper = Sleeper.remote()
-    refs = [sleeper.sleep.remote() for _ in range(num_refs)]
-    start = time.perf_counter()
+        def reply(self, content: Any) -> Any:
+            return content
+
+    sleeper, echo = Echo.remote(), Echo.remote()
+    reply = Reply([finished])
+    ray.get(echo.reply.remote(reply))
+    start = time.process_time()
+    for _ in range(20):
+        refs = [echo.reply.remote(reply) for _ in range(16)]
+        ray.wait(refs, num_returns=len(refs))
+        ray.get(refs)
+    call = (time.process_time() - start) / (20 * 16)
+    refs = [sleeper.sleep.remote() for _ in range(num_workers)]
+    start = time.process_time()
     for _ in range(20):
         ray.wait(refs, num_returns=1, timeout=0)
-    seconds = (time.perf_counter() - start) / 20
-    ray.kill(sleeper)
-    return seconds
+    wait = (time.process_time() - start) / 20
+    for actor in (sleeper, echo):
+        ray.kill(actor)
+    return {"ms_of_a_call": round(1e3 * call, 3), f"ms_of_a_look_at_{num_workers}_calls": round(1e3 * wait, 3)}
 
 
 def measure_costs(args: argparse.Namespace) -> dict[str, Any]:
@@ -177,7 +188,7 @@ def measure_costs(args: argparse.Namespace) -> dict[str, Any]:
     record = by_method["best_of_n"][0].record
     sent = pickle.dumps(Finished(record), protocol=5)
     found["ms_unpickle"] = _milliseconds(lambda: pickle.loads(sent), 200)
-    found["ms_serialize"] = _milliseconds(lambda: _json(plain(record.model_dump())), 200)
+    found["ms_serialize"] = _milliseconds(record.model_dump_json, 200)
     config = config_of(4, "best_of_n")
     plans = plan(config)
     info = describe(config, plans, engine.identity if engine is not None else {})
@@ -265,9 +276,10 @@ def model(args: argparse.Namespace, costs: dict[str, Any], workers: dict[str, An
     record_bytes = costs["record_bytes best_of_n"]
     network_bytes = costs["network_bytes best_of_n"]
     ms_record = costs["ms_unpickle"] + costs["ms_serialize"]
-    ms_sync = max(0.0, costs["ms_append 1"] - costs["ms_serialize"])
-    ms_reply = max(0.0, (workers or {}).get("driver_ms_per_record", 1.0) - costs["ms_unpickle"])
-    ms_loop = 2e-3 * (workers or {}).get("us_of_a_wait_for_all_workers", 1000.0)
+    ms_sync = costs["ms_append 1"]
+    of_driver = workers or {}
+    ms_reply = max(0.0, of_driver.get("ms_of_a_call", 0.5) - costs["ms_unpickle"])
+    ms_loop = 2 * of_driver.get(f"ms_of_a_look_at_{args.gpus}_calls", 1.0)
     failures = args.gpus * 24 / args.gpu_hours_between_failures
     lost = failures * args.gpus_per_node * 2 * 16
     one = simulate(args.gpus, records / DAY, ms_reply, ms_record, ms_loop, ms_sync)

@@ -175,11 +175,11 @@ class RayExecutor:
         waits; towards the end no more than its share, so that all end together.
         """
         ready = self._ready()
+        share = math.ceil((len(pending) + sum(len(worker.held) for worker in ready)) / max(1, len(ready)))
         for worker in ready:
             if worker.waits_for is not None:
                 continue
             keys = []
-            share = -(-(len(pending) + sum(len(other.held) for other in ready)) // len(ready))
             most = max(1, min(share, 2 * max(self._config.max_concurrent, worker.num_last)))
             while pending and len(worker.held) < most and not worker.is_for_one:
                 item, job = pending[0]
