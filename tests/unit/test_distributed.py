@@ -229,6 +229,8 @@ def test_what_cannot_be_sent_or_connected_is_refused_at_once(tmp_path, monkeypat
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     with pytest.raises(SettingError, match=r"auto or the address.*ray://host"):
         evaluate(make(tmp_path, ray="ray://host:10001"))
+    with pytest.raises(SettingError, match=r"No Ray cluster answers at '127.0.0.1:9'"):
+        evaluate(make(tmp_path, ray="127.0.0.1:9"))
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtraError, match=r"maxent-ts\[ray\]"):
         evaluate(make(tmp_path))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -16,6 +17,8 @@ __all__ = ["connected", "num_places", "resources_of_cluster"]
 
 OBJECT_STORE_BYTES = 256 * 2**20
 """Of a cluster that is started here. Records are small: see docs/scaling.md."""
+
+SECONDS_TO_ANSWER = 10.0
 
 
 @contextlib.contextmanager
@@ -44,23 +47,36 @@ def connected(address: str) -> Iterator[Any]:
 
 
 def _connect(ray: Any, address: str) -> None:
-    if "://" in address:
-        raise SettingError(
-            f"--ray takes auto or the address of a cluster's head, such as 10.0.0.1:6379, but got '{address}'. Ray's client "
-            "protocol is not used: run the command on a node of the cluster, for example with ray job submit."
-        )
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
+    if address != "auto":
+        _check_address(address)
     try:
         ray.init(address=address, **quiet)
     except ConnectionError as error:
         if address != "auto":
-            raise SettingError(
-                f"No Ray cluster answers at '{address}'. Start one with: ray start --head; or give --ray auto, which starts one on "
-                "this machine."
-            ) from error
+            raise SettingError(_no_answer(address)) from error
         # Ray's own default would let any other program go before the workers, which are the run itself.
         os.environ.setdefault("RAY_worker_niceness", "0")
         ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
+
+
+def _check_address(address: str) -> None:
+    """Find out in seconds what Ray says after minutes."""
+    host, _, port = address.rpartition(":")
+    if "/" in address or not host or not port.isdecimal():
+        raise SettingError(
+            f"--ray takes auto or the address of a cluster's head, such as 10.0.0.1:6379, but got '{address}'. Ray's client "
+            "protocol is not used: run the command on a node of the cluster, for example with ray job submit."
+        )
+    try:
+        socket.create_connection((host, int(port)), timeout=SECONDS_TO_ANSWER).close()
+    except (OSError, OverflowError) as error:
+        raise SettingError(_no_answer(address)) from error
+
+
+def _no_answer(address: str) -> str:
+    return f"No Ray cluster answers at '{address}'. Start one with: ray start --head; or give --ray auto, which starts one on this "
+        "machine."
 
 
 def resources_of_cluster(ray: Any) -> list[dict[str, float]]:
