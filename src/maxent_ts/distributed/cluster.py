@@ -75,8 +75,10 @@ def _check_address(address: str) -> None:
 
 
 def _no_answer(address: str) -> str:
-    return f"No Ray cluster answers at '{address}'. Start one with: ray start --head; or give --ray auto, which starts one on this "
+    return (
+        f"No Ray cluster answers at '{address}'. Start one with: ray start --head; or give --ray auto, which starts one on this "
         "machine."
+    )
 
 
 def resources_of_cluster(ray: Any) -> list[dict[str, float]]:
