@@ -146,9 +146,8 @@ class RayExecutor:
                 found += self._requeue(one, pending, meter, losses)
                 if found:
                     generated += sum(int(done.record.usage.get("generated_tokens", 0)) for done in found)
+                    on_event(Event("step", None, generated, sum(len(worker.held) for worker in self._workers)))
                     yield found
-                    num_live = sum(len(worker.held) for worker in self._workers)
-                    on_event(Event("step", None, generated, num_live))
         except BaseException:
             self._drop(meter)
             raise
