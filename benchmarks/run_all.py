@@ -48,6 +48,8 @@ BENCHMARKS = {
     "efficiency": ("Against the truth: the best reward", "benchmarks/search_efficiency.py --instances 6 --family additive --json"),
     "coverage": ("Coverage of the paired interval", "benchmarks/interval_coverage.py --samples 100 --resamples 199"),
     "kill": ("Killed and continued", "benchmarks/kill.py --kills 5 --seed 1"),
+    "ray-kills": ("Nodes of a cluster killed", "benchmarks/ray_kills.py --kills 3"),
+    "scale": ("More workers, and what 1000 GPUs would need", "benchmarks/scale.py --rounds 1 --json"),
 }
 """Title and command of each section."""
 

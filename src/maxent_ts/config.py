@@ -36,6 +36,11 @@ EXECUTION_FIELDS = frozenset(
         "max_seconds",
         "base_url",
         "api_key_variable",
+        "ray",
+        "ray_workers",
+        "ray_num_cpus",
+        "ray_num_gpus",
+        "ray_timeout",
     }
 )
 """Fields that say how a run is carried out, not what it computes: they may change when a run is continued."""
@@ -124,6 +129,8 @@ class RunConfig(BaseModel):
     stop_strings: tuple[str, ...] = ()
     limit: int | None = Field(default=None, ge=1)
     seed: int = Field(default=0, ge=0)
+    shard: tuple[int, int] | None = None
+    """(k, n): of each task every n-th item from the k-th on, counted from 1; None for all. `maxent-ts merge` joins them."""
     data_dir: Path | None = None
     question: str = ""
     """For the task `series`: what is asked about the user's own series."""
@@ -144,6 +151,16 @@ class RunConfig(BaseModel):
     """Generated tokens of the whole run directory, earlier starts included; a search starts only if its budget still fits."""
     max_seconds: float | None = Field(default=None, gt=0)
     """Wall time of this start, from the first search on; what is not finished by then is dropped and not recorded."""
+    ray: str | None = None
+    """Run the searches on a Ray cluster: "auto" for the running one, or else one on this machine; or its address, host:port."""
+    ray_workers: int | None = Field(default=None, ge=1)
+    """Workers, each with an engine of its own; None for as many as the cluster's nodes hold."""
+    ray_num_cpus: float = Field(default=1.0, ge=0)
+    """Cores of a worker."""
+    ray_num_gpus: float = Field(default=0.0, ge=0)
+    """GPUs of a worker; a fraction lets several workers share one."""
+    ray_timeout: float = Field(default=300.0, gt=0)
+    """Seconds that the run waits while no node can take a worker."""
 
     def policy(self, max_new_tokens: int) -> Policy:
         """Return the reference policy p that these settings make."""
@@ -190,6 +207,8 @@ class RunConfig(BaseModel):
                     f"A budget of {budget} generated tokens has no room for one completion of max_new_tokens = {length}. "
                     "Raise the budget or lower max_new_tokens."
                 )
+        if self.shard is not None and not 1 <= self.shard[0] <= self.shard[1]:
+            raise SettingError(f"A shard is k/n with 1 ≤ k ≤ n, such as 3/8, but is {self.shard[0]}/{self.shard[1]}.")
         if self.reward_weights and len(self.reward_weights) != len(self.rewards):
             raise SettingError(
                 f"{len(self.reward_weights)} reward weights were given for {len(self.rewards)} rewards. "
@@ -212,7 +231,10 @@ class RunConfig(BaseModel):
 
     def meaning(self) -> dict[str, Any]:
         """Return the fields that the results depend on, as plain JSON values."""
-        return {name: value for name, value in self.model_dump(mode="json").items() if name not in EXECUTION_FIELDS}
+        found = {name: value for name, value in self.model_dump(mode="json").items() if name not in EXECUTION_FIELDS}
+        if self.shard is None:
+            del found["shard"]
+        return found
 
     def digest(self) -> str:
         """Return eight hexadecimal digits that differ between configurations with different results."""

@@ -8,30 +8,26 @@ they draw alike, and paired differences lose that noise.
 from __future__ import annotations
 
 import time
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from maxent_ts.config import MethodConfig, RunConfig
+from maxent_ts.config import RunConfig
 from maxent_ts.engines.base import Engine
-from maxent_ts.errors import MaxentError
-from maxent_ts.fingerprint import example_seed, plain
+from maxent_ts.errors import SettingError
 from maxent_ts.loading import load_engine
 from maxent_ts.lock import check_writable
-from maxent_ts.metering import Meter, metered_searches
-from maxent_ts.planning import TaskPlan, describe, now, plan
-from maxent_ts.recording import example_record, filled_record, tree_with_texts, with_evidence
+from maxent_ts.metering import Meter
+from maxent_ts.planning import TaskPlan, now, plan
+from maxent_ts.recording import example_record
 from maxent_ts.records import Key, Record, Run, RunInfo, read_run
 from maxent_ts.run_directory import RunDirectory
-from maxent_ts.search.base import SearchFactory
-from maxent_ts.search.run import Event, SearchJob, SearchResult, run_searches
+from maxent_ts.search.run import Event
+from maxent_ts.searches import Executor, Finished, Item, LocalExecutor
 from maxent_ts.summary import summarize
-from maxent_ts.tasks.base import Example, Task
-from maxent_ts.types import Budget
+from maxent_ts.tasks.base import Task
 
 __all__ = ["Estimate", "Silent", "Watcher", "Watchers", "evaluate"]
 
@@ -142,7 +138,7 @@ def evaluate(
 
     Args:
         config: What to run, and where the records go.
-        engine: An engine in place of the one the configuration names.
+        engine: An engine in place of the one the configuration names; not with `config.ray`.
         tasks: Task objects in place of `config.tasks`.
         watcher: Told of progress.
         overwrite: Start over in a directory that holds another run.
@@ -160,13 +156,15 @@ def evaluate(
     watcher = watcher or Silent()
     plans = plan(config, tasks=tasks)
     check_writable(config.output_dir)
-    engine = engine or load_engine(config)
-    info = describe(config, plans, engine.identity)
-    with _watched(watcher, config.output_dir), RunDirectory(config.output_dir, info, overwrite=overwrite) as directory:
+    with (
+        _executor(config, plans, engine, tasks) as executor,
+        _watched(watcher, config.output_dir),
+        RunDirectory(config.output_dir, executor.info, overwrite=overwrite) as directory,
+    ):
         directory.write_examples(example_record(one.task, example) for one in plans for example in one.examples)
-        watcher.started(info, sum(len(one.examples) * len(one.methods) for one in plans), len(directory.finished))
+        watcher.started(directory.info, sum(len(one.examples) * len(one.methods) for one in plans), len(directory.finished))
         meter = Meter(directory.generated_tokens, config.max_total_tokens, config.max_seconds)
-        evaluation = _Evaluation(config, engine, directory, watcher, meter)
+        evaluation = _Evaluation(executor, directory, watcher, meter)
         try:
             if num_probe_items:
                 evaluation.probe(plans, num_probe_items)
@@ -178,6 +176,24 @@ def evaluate(
         directory.write_summary(summarize(read_run(config.output_dir)))
         directory.finish(now(), "capped" if meter.is_capped else "finished")
     return read_run(config.output_dir)
+
+
+@contextmanager
+def _executor(
+    config: RunConfig, plans: Sequence[TaskPlan], engine: Engine | None, tasks: Sequence[Task] | None
+) -> Iterator[Executor]:
+    if config.ray is None:
+        yield LocalExecutor(config, plans, engine or load_engine(config))
+        return
+    if engine is not None:
+        raise SettingError(
+            "An engine that was made in this process cannot run on a Ray cluster: its workers make their own from the "
+            "configuration. Name it there (model=…, or engine='file.py:function'), or leave ray out."
+        )
+    from maxent_ts.distributed.pool import ray_executor
+
+    with ray_executor(config, plans, tasks) as executor:
+        yield executor
 
 
 @contextmanager
@@ -194,9 +210,8 @@ def _watched(watcher: Watcher, output_dir: Path) -> Iterator[None]:
 class _Evaluation:
     """One start of a run."""
 
-    def __init__(self, config: RunConfig, engine: Engine, directory: RunDirectory, watcher: Watcher, meter: Meter) -> None:
-        self._config = config
-        self._engine = engine
+    def __init__(self, executor: Executor, directory: RunDirectory, watcher: Watcher, meter: Meter) -> None:
+        self._executor = executor
         self._directory = directory
         self._watcher = watcher
         self._meter = meter
@@ -210,7 +225,7 @@ class _Evaluation:
             self.run(replace(one, examples=one.examples[:num_items]))
         seconds = time.perf_counter() - start
         total = sum(self._tokens.values())
-        left = [(one.task.name, method) for one in plans for method, _, _ in self._left(one)]
+        left = [(one.task.name, item.method) for one in plans for item in self._left(one)]
         if not left or not total or self._meter.is_capped:
             return
         by_variant: dict[tuple[str, str], list[float]] = {}
@@ -223,77 +238,26 @@ class _Evaluation:
 
     def run(self, one: TaskPlan) -> None:
         """Run and record what is not finished of a task, as far as the caps go."""
-        items = {job.id: (job, method, example) for job, method, example in self._jobs(one)}
-        with_tree = {example.id for example in one.examples[: self._config.save_trees]}
-        for result in self._results([job for job, _, _ in items.values()], one):
-            job, method, example = items[result.job.id]
-            record = Record(
-                task=one.task.name,
-                variant=method.label,
-                method=method.name,
-                settings=plain(job.method.keywords if isinstance(job.method, partial) else {}),
-                tilt=job.tilt,
-                num_rollouts=method.num_rollouts,
-                max_new_tokens=job.policy.max_new_tokens,
-                max_generated_tokens=job.budget.generated_tokens,
-                example_id=example.id,
-                seed=list(job.seed),
-                target=example.target,
-            )
-            tree = None
-            try:
-                if result.error is not None:
-                    raise result.error
-                assert result.outcome is not None
-                record = filled_record(record, one.task, one.reward, example, result.outcome, result, self._config.scorer)
-                if result.outcome.tree is not None and example.id in with_tree:
-                    tree = tree_with_texts(plain(result.outcome.tree.to_dict()), self._engine)
-                    tree = with_evidence(tree, result.outcome, one.reward, example, result)
-            except Exception as error:  # noqa: BLE001 - one item must not end the others; the traceback goes to failures.log
-                record.error = str(error) if isinstance(error, MaxentError) else f"{type(error).__name__}: {error}"
-                record.usage = asdict(result.usage)
-                self._directory.log_failure(record.key, "".join(traceback.format_exception(error)))
-            if tree is not None:
-                self._directory.write_tree(record.key, tree)
-            self._directory.append(record)
-            self._tokens[record.key] = record.usage["generated_tokens"]
-            self._watcher.recorded(record)
+        with closing(self._executor.run(one, list(self._left(one)), self._meter, self._watcher.event)) as groups:
+            for group in groups:
+                self._record(group)
 
-    def _left(self, one: TaskPlan) -> Iterator[tuple[MethodConfig, SearchFactory, Example]]:
-        """Yield what is neither finished nor was tried in this start, item by item."""
+    def _record(self, group: Sequence[Finished]) -> None:
+        for finished in group:
+            if finished.trace is not None:
+                self._directory.log_failure(finished.record.key, finished.trace)
+            if finished.tree is not None:
+                self._directory.write_tree(finished.record.key, finished.tree)
+        self._directory.append(*(finished.record for finished in group))
+        for finished in group:
+            self._tokens[finished.record.key] = finished.record.usage["generated_tokens"]
+            self._watcher.recorded(finished.record)
+
+    def _left(self, one: TaskPlan) -> Iterator[Item]:
+        """Yield what is neither finished nor was tried in this start, example by example."""
         for example in one.examples:
             for method, factory in one.methods:
-                key = (one.task.name, method.label, example.id)
+                item = Item(method, factory, example)
+                key = item.key(one.task.name)
                 if key not in self._directory.finished and key not in self._tokens:
-                    yield method, factory, example
-
-    def _jobs(self, one: TaskPlan) -> Iterator[tuple[SearchJob, MethodConfig, Example]]:
-        config = self._config
-        for method, factory, example in self._left(one):
-            assert method.max_new_tokens is not None
-            assert method.tilt is not None
-            assert method.seed is not None
-            job = SearchJob(
-                id=f"{one.task.name}/{method.label}/{example.id}",
-                prompt=example.prompt,
-                policy=config.policy(method.max_new_tokens),
-                method=factory,
-                tilt=method.tilt,
-                budget=Budget(generated_tokens=method.generated_tokens),
-                seed=(method.seed, example_seed(example.id)),
-                inputs=example.inputs,
-            )
-            yield job, method, example
-
-    def _results(self, jobs: Sequence[SearchJob], one: TaskPlan) -> Iterator[SearchResult]:
-        answer = one.task.answer if one.task.labels else None
-        max_concurrent = self._config.max_concurrent
-
-        def on_event(event: Event) -> None:
-            self._watcher.event(event)
-            self._meter.event(event)
-
-        def run(some: Iterator[SearchJob]) -> Iterator[SearchResult]:
-            return run_searches(some, self._engine, one.reward, answer_fn=answer, max_concurrent=max_concurrent, on_event=on_event)
-
-        return metered_searches(jobs, run, self._meter)
+                    yield item

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from time import perf_counter
 
 from maxent_ts.search.run import Event, SearchJob, SearchResult
@@ -43,6 +43,11 @@ class Meter:
     def is_late(self) -> bool:
         """Whether the wall time is spent."""
         return self._deadline is not None and perf_counter() >= self._deadline
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Of the wall time; None for no cap."""
+        return None if self._deadline is None else max(0.0, self._deadline - perf_counter())
 
     def admits(self, job: SearchJob) -> bool:
         """Whether a search may start now. Under a cap on tokens, one without a budget never may."""
@@ -89,16 +94,15 @@ class Meter:
 
 
 def metered_searches(
-    jobs: Iterable[SearchJob], run: Callable[[Iterator[SearchJob]], Iterator[SearchResult]], meter: Meter
+    pending: deque[SearchJob], run: Callable[[Iterator[SearchJob]], Iterator[SearchResult]], meter: Meter
 ) -> Iterator[SearchResult]:
     """Run searches side by side as far as the caps go. If something breaks the driver itself, run those it had begun one by one.
 
     Args:
-        jobs: The searches, in the order in which they start.
+        pending: The searches, in the order in which they start; taken from here, and more may be added as long as some run.
         run: The driver, telling `meter.event` its events.
         meter: Keeps the caps; its `is_capped` is set if not all could run.
     """
-    pending = deque(jobs)
 
     def admitted() -> Iterator[SearchJob]:
         while pending and meter.admits(pending[0]):

@@ -28,6 +28,8 @@ class TaskPlan:
 
     task: Task
     examples: Sequence[Example]
+    whole: Sequence[Example]
+    """All items of the run, of which `examples` may be a shard."""
     reward: Reward
     reward_parts: Mapping[str, float]
     """What the reward is the weighted sum of: names as the user gives them, with weights."""
@@ -52,8 +54,9 @@ def plan(config: RunConfig, *, tasks: Sequence[Task] | None = None) -> list[Task
     plans = []
     for index, name in enumerate(config.tasks):
         task = load_task(name, config) if tasks is None else tasks[index]
-        examples = task.examples(data_dir=config.data_dir, limit=config.limit, seed=config.seed)
-        _check_examples(task, examples)
+        whole = task.examples(data_dir=config.data_dir, limit=config.limit, seed=config.seed)
+        _check_examples(task, whole)
+        examples = _shard(task, whole, config.shard)
         check_scorer(task, config.scorer)
         skipped = {one.label: "needs labels" for one in variants if one.name in METHODS_THAT_VOTE and not task.labels}
         kept = [(method, factory) for method, factory in methods if method.label not in skipped]
@@ -62,8 +65,26 @@ def plan(config: RunConfig, *, tasks: Sequence[Task] | None = None) -> list[Task
         specs = list(config.rewards or task.rewards)
         weights = list(config.reward_weights or (task.rewards.values() if not config.rewards else [1.0] * len(specs)))
         parts = dict(zip(specs, weights, strict=True))
-        plans.append(TaskPlan(task, examples, parse_rewards(specs, weights), parts, kept, skipped))
+        plans.append(TaskPlan(task, examples, whole, parse_rewards(specs, weights), parts, kept, skipped))
     return plans
+
+
+def _shard(task: Task, examples: Sequence[Example], shard: tuple[int, int] | None) -> Sequence[Example]:
+    """Return every n-th item from the k-th on.
+
+    By position and not by a hash of the id: the shards are equally long but for one item, and that all of them count along the
+    same list is known, since each stores the fingerprint of the whole. Every n-th and not a block: tasks come sorted by
+    label or length, and each shard gets its part of all of them.
+    """
+    if shard is None:
+        return examples
+    number, count = shard
+    if count > len(examples):
+        raise SettingError(
+            f"The task '{task.name}' has {len(examples)} items here, too few for the {count} shards of --shard {number}/{count}: "
+            f"some would be empty. Use at most {len(examples)} shards."
+        )
+    return examples[number - 1 :: count]
 
 
 def _check_examples(task: Task, examples: Sequence[Example]) -> None:
@@ -104,10 +125,10 @@ def describe(config: RunConfig, plans: Sequence[TaskPlan], engine: Mapping[str, 
         },
         data={
             one.task.name: {
-                "num_items": len(one.examples),
                 "labels": list(one.task.labels),
                 "classes": class_rules(one.task) if one.task.labels else {},
-                "sha256": fingerprint_examples(one.examples),
+                **_fingerprint(one.examples),
+                **({"whole": _fingerprint(one.whole)} if config.shard is not None else {}),
             }
             for one in plans
         },
@@ -116,6 +137,10 @@ def describe(config: RunConfig, plans: Sequence[TaskPlan], engine: Mapping[str, 
         versions=versions(),
         hardware=hardware(),
     )
+
+
+def _fingerprint(examples: Sequence[Example]) -> dict[str, Any]:
+    return {"num_items": len(examples), "sha256": fingerprint_examples(examples)}
 
 
 def now() -> str:

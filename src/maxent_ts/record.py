@@ -48,7 +48,7 @@ class AnswerScore(BaseModel):
 class Record(BaseModel):
     """One search on one item. The completion is the one the method chose; without one, `error` says why."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="strings")
 
     task: str
     variant: str

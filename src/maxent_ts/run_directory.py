@@ -17,15 +17,13 @@ from pydantic import BaseModel
 from maxent_ts.durable import PART_SUFFIX, cut_torn_line, replace_file, sync_directory, write_all
 from maxent_ts.errors import RunDirectoryError
 from maxent_ts.fingerprint import plain
+from maxent_ts.identity import first_difference, run_identity, shown
 from maxent_ts.lock import LOCK_FILE, Lock
 from maxent_ts.records import FORMAT, ExampleRecord, Key, Record, RunInfo, read_info, read_samples, tree_path
 
 __all__ = ["RunDirectory"]
 
 RUN_FILES = ("run.json", "examples.jsonl", "samples.jsonl", "summary.json", "failures.log", "report.html", LOCK_FILE)
-
-LENGTH_OF_SHOWN_VALUES = 160
-"""Characters of a value in the message about a directory that holds another run."""
 
 
 class RunDirectory:
@@ -79,24 +77,23 @@ class RunDirectory:
         finally:
             self._lock.release()
 
-    def append(self, record: Record) -> None:
-        """Add a record and wait until it is on disk.
+    def append(self, *records: Record) -> None:
+        """Add records and wait until they are on disk: one write and one sync for all of them.
 
         Raises:
-            RunDirectoryError: if the disk takes it no more; of a line that was begun nothing is left.
+            RunDirectoryError: if the disk takes them no more; then nothing is left of any of them.
         """
         with self._writing():
             end = os.fstat(self._samples.fileno()).st_size
             try:
-                write_all(self._samples, _line(record))
+                write_all(self._samples, b"".join(map(_line, records)))
                 os.fsync(self._samples.fileno())
             except OSError:
                 with contextlib.suppress(OSError):  # the next start cuts a torn line, if this does not
                     self._samples.truncate(end)
                 raise
-        self.generated_tokens += int(record.usage.get("generated_tokens", 0))
-        if record.error is None:
-            self.finished.add(record.key)
+        self.generated_tokens += sum(int(record.usage.get("generated_tokens", 0)) for record in records)
+        self.finished.update(record.key for record in records if record.error is None)
 
     def add_unrecorded(self, num_tokens: int) -> None:
         """Count tokens of searches that were stopped before their end."""
@@ -163,15 +160,15 @@ class RunDirectory:
                     "be reported, compared and exported. To go on, name another directory with --output-dir, or start over "
                     "with --overwrite."
                 )
-            difference = _difference(_identity(before), _identity(self.info))
+            difference = first_difference(run_identity(before), run_identity(self.info))
             if difference is not None:
                 where, old, new = difference
                 raise RunDirectoryError(
-                    f"The run directory '{self.path}' holds the records of another run: {where} was {_shown(old)}, "
-                    f"now it is {_shown(new)}. Name another directory with --output-dir, or start over with --overwrite."
+                    f"The run directory '{self.path}' holds the records of another run: {where} was {shown(old)}, "
+                    f"now it is {shown(new)}. Name another directory with --output-dir, or start over with --overwrite."
                 )
             self.info.started, self.info.continued = before.started, before.continued + 1
-            self.info.unrecorded_tokens = before.unrecorded_tokens
+            self.info.unrecorded_tokens, self.info.shards = before.unrecorded_tokens, before.shards
         samples = self.path / "samples.jsonl"
         if samples.exists():
             cut_torn_line(samples)
@@ -186,38 +183,6 @@ class RunDirectory:
             replace_file(self.path / "run.json", self.info.model_dump_json(indent=2).encode() + b"\n")
 
 
-def _identity(info: RunInfo) -> dict[str, Any]:
-    """What must be equal for two starts to be the same run.
-
-    The size of the batch may change: who ran out of memory lowers it and goes on.
-    """
-    chosen = info.model_dump(mode="json", include={"config", "engine", "rewards", "data", "sources", "rescored"})
-    chosen["engine"].pop("max_batch_size", None)
-    return {**chosen, "maxent_ts": info.versions.get("maxent-ts")}
-
-
-def _difference(old: Any, new: Any, where: str = "") -> tuple[str, Any, Any] | None:
-    """Return the place of the first difference between two JSON values, and what stands there."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in [*old, *(key for key in new if key not in old)]:
-            found = _difference(old.get(key), new.get(key), f"{where}.{key}" if where else str(key))
-            if found is not None:
-                return found
-        return None
-    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        for index, (before, after) in enumerate(zip(old, new, strict=True)):
-            found = _difference(before, after, f"{where}[{index}]")
-            if found is not None:
-                return found
-        return None
-    return None if old == new else (where, old, new)
-
-
-def _shown(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= LENGTH_OF_SHOWN_VALUES else text[:LENGTH_OF_SHOWN_VALUES] + "…"
-
-
 def _clear(path: Path) -> None:
     """Delete what a run left, and nothing else."""
     for name in RUN_FILES:
@@ -229,4 +194,4 @@ def _clear(path: Path) -> None:
 
 
 def _line(model: BaseModel) -> bytes:
-    return json.dumps(plain(model.model_dump()), ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+    return model.model_dump_json().encode() + b"\n"

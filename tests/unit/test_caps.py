@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import deque
 
 import pytest
 
@@ -130,7 +131,7 @@ def test_room_that_a_cheap_search_leaves_is_used():
         for job in list(source):
             yield SearchResult(job, None, Usage(generated_tokens=5))
 
-    assert [one.job.id for one in metered_searches([make_job(i) for i in range(9)], run, meter)] == ["0", "1", "2", "3"]
+    assert [one.job.id for one in metered_searches(deque(map(make_job, range(9))), run, meter)] == ["0", "1", "2", "3"]
     assert meter.is_capped
 
 
@@ -148,7 +149,7 @@ def test_a_step_after_the_deadline_stops_the_searches_and_counts_them(monkeypatc
         meter.event(Event("step", None, 9, 1))
         yield SearchResult(second, None, Usage(generated_tokens=5))
 
-    assert [one.job.id for one in metered_searches([make_job(i) for i in range(3)], run, meter)] == ["0"]
+    assert [one.job.id for one in metered_searches(deque(map(make_job, range(3))), run, meter)] == ["0"]
     assert (meter.is_capped, meter.unrecorded_tokens) == (True, 5)
 
 

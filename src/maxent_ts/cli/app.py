@@ -106,6 +106,12 @@ def _eval(
     seed: options.Seed = 0,
     data_dir: options.DataDir = None,
     scorer: options.Scorer = None,
+    shard: options.Shard = None,
+    ray: options.Ray = None,
+    ray_workers: options.RayWorkers = None,
+    ray_num_cpus: options.RayNumCpus = None,
+    ray_num_gpus: options.RayNumGpus = None,
+    ray_timeout: options.RayTimeout = None,
     output_dir: Annotated[
         Path | None, typer.Option("--output-dir", help="Run directory. [default: runs/<name of the run>]")
     ] = None,
@@ -124,7 +130,7 @@ def _eval(
     debug: options.Debug = False,
 ) -> None:
     """Compare methods on tasks at equal generated tokens. The same command again continues where it stopped."""
-    from maxent_ts.cli.evaluation import own_series, run_eval
+    from maxent_ts.cli.evaluation import own_series, parse_shard, run_eval
 
     with explained(debug=debug):
         names, own = own_series(tasks or (), series, question, labels, data_dir)
@@ -161,6 +167,12 @@ def _eval(
                 "limit": limit,
                 "seed": seed,
                 "scorer": scorer,
+                "shard": None if shard is None else parse_shard(shard),
+                "ray": ray,
+                "ray_workers": ray_workers,
+                "ray_num_cpus": ray_num_cpus,
+                "ray_num_gpus": ray_num_gpus,
+                "ray_timeout": ray_timeout,
                 "output_dir": output_dir,
                 "save_trees": save_trees,
                 "max_total_tokens": max_total_tokens,
@@ -179,6 +191,7 @@ def _eval(
 
 app.command("sweep")(runs.sweep)
 app.command("rescore")(runs.rescore)
+app.command("merge")(runs.merge)
 app.command("export")(runs.export)
 app.command("convert")(models.convert)
 app.command("serve")(serving.serve)

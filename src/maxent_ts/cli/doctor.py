@@ -28,6 +28,7 @@ EXTRAS = {
     "mlflow": "mlflow",
     "lm-eval": "lm_eval",
     "ecg": "wfdb",
+    "ray": "ray",
 }
 """What may be missing without harm, and the module that tells."""
 

@@ -25,6 +25,7 @@ __all__ = [
     "build_config",
     "default_directory",
     "own_series",
+    "parse_shard",
     "parse_weights",
     "print_run",
     "run_config",
@@ -148,7 +149,10 @@ def build_config(
     if values.get("output_dir") is not None:
         return config
     default = make_config(**with_length_of_tasks(config.tasks, {"tasks": config.tasks, "limit": limit}))
-    name = default_directory(tasks, None if config.digest() == default.digest() else config)
+    whole = config.model_copy(update={"shard": None})
+    name = default_directory(tasks, None if whole.digest() == default.digest() else whole)
+    if config.shard is not None:
+        name = name.with_name(f"{name.name}-shard-{config.shard[0]}-of-{config.shard[1]}")
     return config.model_copy(update={"output_dir": name})
 
 
@@ -161,6 +165,14 @@ def default_directory(tasks: Sequence[str], config: RunConfig | None = None, pre
 def parse_weights(text: str | None) -> tuple[float, ...] | None:
     """Turn '1,0.5' into numbers."""
     return None if text is None else tuple(_number(part, "--reward-weights") for part in text.split(","))
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """Turn '3/8' into its numbers."""
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal()):
+        raise SettingError(f"--shard takes k/n, the number of the shard and how many there are, such as 3/8, but got '{text}'.")
+    return int(number), int(count)
 
 
 def bounds(config: RunConfig) -> dict[str, Any]:

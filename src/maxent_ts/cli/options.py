@@ -44,12 +44,18 @@ __all__ = [
     "PresetName",
     "Question",
     "Quiet",
+    "Ray",
+    "RayNumCpus",
+    "RayNumGpus",
+    "RayTimeout",
+    "RayWorkers",
     "Reward",
     "RewardWeights",
     "Scorer",
     "Seed",
     "Series",
     "Set",
+    "Shard",
     "StopString",
     "Temperature",
     "KvCacheGib",
@@ -66,6 +72,7 @@ __all__ = [
 _MODEL = "Model"
 _SEARCH = "Search"
 _OWN = "Your own series"
+_MANY = "Many processes and machines"
 _CAPS = "Caps: the run ends there and can be continued"
 
 Model = Annotated[
@@ -227,6 +234,48 @@ Scorer = Annotated[
     ),
 ]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Items per task: a seeded stratified subset.")]
+Shard = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="K/N",
+        help="Every N-th item from the K-th on, for batch schedulers; join with maxent-ts merge.",
+        rich_help_panel=_MANY,
+    ),
+]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="auto|ADDRESS",
+        help="Run on a Ray cluster: the running one, or else one on this machine; or that of a head, host:port.",
+        rich_help_panel=_MANY,
+    ),
+]
+RayWorkers = Annotated[
+    int | None,
+    typer.Option(
+        "--ray-workers",
+        min=1,
+        help="Workers, each with its own engine. [default: as many as the nodes hold]",
+        rich_help_panel=_MANY,
+    ),
+]
+RayNumCpus = Annotated[
+    float | None, typer.Option("--ray-num-cpus", min=0, help="Cores of a worker. [default: 1]", rich_help_panel=_MANY)
+]
+RayNumGpus = Annotated[
+    float | None, typer.Option("--ray-num-gpus", min=0, help="GPUs of a worker. [default: 0]", rich_help_panel=_MANY)
+]
+RayTimeout = Annotated[
+    float | None,
+    typer.Option(
+        "--ray-timeout",
+        min=1,
+        help="Seconds to wait while no node can take a worker. [default: 300]",
+        rich_help_panel=_MANY,
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start over in a directory that holds another run.")]
 MaxFailures = Annotated[int, typer.Option("--max-failures", min=0, help="Failed items that still give exit code 0.")]
 MaxTotalTokens = Annotated[

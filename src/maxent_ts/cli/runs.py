@@ -1,4 +1,4 @@
-"""The commands about runs beyond a single comparison: sweeps, scoring again, and export."""
+"""The commands about runs beyond a single comparison: sweeps, scoring again, joining shards, and export."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from maxent_ts.cli import options
 from maxent_ts.cli.shared import Format, explained, note
 
-__all__ = ["export", "rescore", "sweep"]
+__all__ = ["export", "merge", "rescore", "sweep"]
 
 RunDirectory = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run directory, such as runs/demo.")]
 
@@ -149,6 +149,21 @@ def rescore(
             overwrite=overwrite,
         )
         print_run(run, output_format)
+
+
+def merge(
+    run_dirs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="The run directories of all shards.")],
+    output_dir: Annotated[Path, typer.Option("--output-dir", help="Directory of the whole run.")],
+    overwrite: options.Overwrite = False,
+    output_format: options.OutputFormat = Format.TABLE,
+    debug: options.Debug = False,
+) -> None:
+    """Join the shards of a run (eval --shard) into the run directory that one process would have written."""
+    with explained(debug=debug):
+        from maxent_ts.cli.evaluation import print_run
+        from maxent_ts.merging import merge as join
+
+        print_run(join(run_dirs, output_dir, overwrite=overwrite), output_format)
 
 
 def export(

@@ -1,0 +1,1 @@
+"""Searches of an evaluation on a Ray cluster."""
