@@ -11,7 +11,7 @@ import pytest
 from maxent_ts.engines import openai_client
 from maxent_ts.engines.base import RolloutJob
 from maxent_ts.engines.openai import OpenAIEngine
-from maxent_ts.engines.openai_client import Gate
+from maxent_ts.engines.openai_client import Client, Gate
 from maxent_ts.errors import EngineError, SettingError
 from maxent_ts.registry import METHODS, load
 from maxent_ts.search.run import SearchJob, run_searches
@@ -104,6 +104,21 @@ def test_faults_that_stay_end_every_search_with_a_clear_error(upstream, fault, m
     for result in found.values():
         assert message in str(result.error)
         assert result.outcome is None
+
+
+def test_a_client_ends_although_its_requests_end_first(monkeypatch):
+    """Catches a loop that is told to stop while it waits, which nothing wakes: every engine would end ten seconds late."""
+    client = Client("http://localhost:1", api_key=None, max_concurrent_requests=1, max_retries=0, timeout=1.0)
+    start = asyncio.run_coroutine_threadsafe
+
+    def start_and_wait(coroutine, loop):
+        future = start(coroutine, loop)
+        future.result()
+        return future
+
+    monkeypatch.setattr(asyncio, "run_coroutine_threadsafe", start_and_wait)
+    client.shut_down()
+    assert not client._thread.is_alive()
 
 
 def test_one_bad_answer_fails_one_search(upstream):

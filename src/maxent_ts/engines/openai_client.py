@@ -13,7 +13,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -141,14 +141,16 @@ class Client:
         """Cancel what is under way, close the connections and end the thread. May be called twice, and from any thread."""
         if self._loop.is_closed():
             return
-        asyncio.run_coroutine_threadsafe(self._disconnect(), self._loop).add_done_callback(lambda _: self._loop.stop())
+        # The callback runs in this thread where the coroutine is done first, and `stop` alone would not wake a loop that waits.
+        ended = asyncio.run_coroutine_threadsafe(self._disconnect(), self._loop)
+        ended.add_done_callback(lambda _: self._loop.call_soon_threadsafe(self._loop.stop))
         if threading.current_thread() is not self._thread:  # the garbage collector may run in it
             self._thread.join(timeout=10)
 
     async def ask(
         self,
         path: str,
-        body: Mapping[str, Any] | None = None,
+        body: Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None = None,
         order: Order = (),
         *,
         at_root: bool = False,
@@ -156,7 +158,8 @@ class Client:
     ) -> dict[str, Any]:
         """Send a request until it is answered; a POST if it has a body.
 
-        The same body gives the same answer where the server honours seeds, so a request may be sent again.
+        The same body gives the same answer where the server honours seeds, so a request may be sent again. A function makes
+        its body when its turn has come: large bodies of requests that wait need no memory.
 
         Raises:
             RefusedError: if the server answers with a status that another try would not change.
@@ -172,9 +175,10 @@ class Client:
                 await asyncio.sleep(wait)
             async with self._gate.turn(order):
                 self.num_requests += 1
+                content = body() if callable(body) else body
                 try:
                     async with asyncio.timeout(self._timeout):
-                        response = await self._http.request("GET" if body is None else "POST", url, json=body)
+                        response = await self._http.request("GET" if content is None else "POST", url, json=content)
                 except TimeoutError:
                     problem = f"no whole answer within {self._timeout:g} seconds"
                     continue
