@@ -103,6 +103,8 @@ class RunConfig(BaseModel):
     engine: str = "hf"
     base_url: str | None = None
     """Where the server of the engine `openai` is, such as http://localhost:8000/v1."""
+    embedder: str | None = None
+    """For the engine `openai`: the soft-prompt model whose encoder runs here while its language model runs on the server."""
     api_key_variable: str = "OPENAI_API_KEY"
     """The environment variable that holds the server's key. The key itself is part of no configuration."""
     dtype: str = "float32"

@@ -122,8 +122,9 @@ def load_engine(config: RunConfig) -> Engine:
     build = load_named(ENGINES, config.engine, "engine")
     if "base_url" in inspect.signature(build).parameters:
         return _load_server_engine(build, config)
-    if config.base_url is not None:
-        raise SettingError(f"--base-url is for a server, but the engine is '{config.engine}'. Add --engine openai.")
+    for option, value in (("--base-url", config.base_url), ("--embedder", config.embedder)):
+        if value is not None:
+            raise SettingError(f"{option} is for a server, but the engine is '{config.engine}'. Add --engine openai.")
     if "device" not in inspect.signature(build).parameters:
         raise SettingError(
             f"The engine '{config.engine}' is made in Python, not from a model directory. Use --engine hf, or "
@@ -140,10 +141,14 @@ def load_engine(config: RunConfig) -> Engine:
     chosen |= {"exact_logprobs": config.exact_logprobs or None}
     chosen |= {"base_model": config.base_model, "compat": None if config.compat == DEFAULT_COMPAT else config.compat}
     settings.update({name: value for name, value in chosen.items() if value is not None})
+    _check_takes(build, settings, config.engine)
+    return build(model, **settings)
+
+
+def _check_takes(build: Callable[..., Engine], settings: Mapping[str, Any], engine: str) -> None:
     unknown = [name for name in settings if name not in inspect.signature(build).parameters]
     if unknown:
-        raise SettingError(f"The engine '{config.engine}' takes no {unknown[0]}. Leave the option out.")
-    return build(model, **settings)
+        raise SettingError(f"The engine '{engine}' takes no {unknown[0]}. Leave the option out.")
 
 
 def _load_server_engine(build: Callable[..., Engine], config: RunConfig) -> Engine:
@@ -158,6 +163,9 @@ def _load_server_engine(build: Callable[..., Engine], config: RunConfig) -> Engi
     settings: dict[str, Any] = {"api_key_variable": config.api_key_variable}
     if config.batch_size is not None:
         settings["max_concurrent_requests"] = config.batch_size
+    chosen = {"embedder": config.embedder, "base_model": config.base_model, "compat": config.compat}
+    settings.update({name: value for name, value in chosen.items() if value != defaults[name].default})
+    _check_takes(build, settings, config.engine)
     return build(config.base_url, None if config.model == EMBEDDED_MODEL else config.model, **settings)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -39,6 +39,8 @@ class Dialect(BaseHTTPRequestHandler):
     by_id: bool
     most_top: int
     asked: list[dict]
+    vocabulary: list[str] = VOCABULARY
+    end: int = END
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *_) -> None:
@@ -52,9 +54,9 @@ class Dialect(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.asked.append({"path": self.path, **body})
         if self.path == "/tokenize":
-            self._send(200, {"tokens": [VOCABULARY.index(one) for one in body["prompt"]]})
+            self._send(200, {"tokens": [self.vocabulary.index(one) for one in body["prompt"]]})
         elif self.path == "/detokenize":
-            self._send(200, {"prompt": "".join(VOCABULARY[one] for one in body["tokens"])})
+            self._send(200, {"prompt": "".join(self.vocabulary[one] for one in body["tokens"])})
         elif self.path != "/v1/completions":
             self._send(404, {"error": "not found"})
         elif (body.get("logprobs") or 0) > self.most_top:
@@ -62,13 +64,18 @@ class Dialect(BaseHTTPRequestHandler):
         else:
             self._complete(body)
 
-    def _complete(self, body: dict) -> None:
+    def _prompt(self, body: dict) -> tuple[int, Callable[[list[int]], np.ndarray]]:
+        """The number of prompt tokens, and p(next token) after further ones."""
         prompt = body["prompt"]
-        ids = [VOCABULARY.index(one) for one in prompt] if isinstance(prompt, str) else prompt
+        ids = [self.vocabulary.index(one) for one in prompt] if isinstance(prompt, str) else prompt
+        return len(ids), lambda tokens: self.table.row([*ids, *tokens])
+
+    def _complete(self, body: dict) -> None:
+        num_prompt_tokens, row_after = self._prompt(body)
         rng = np.random.default_rng(body.get("seed"))
         tokens, values, tops, reason = [], [], [], "length"
         for _ in range(body["max_tokens"]):
-            raw = self.table.row([*ids, *tokens])
+            raw = row_after(tokens)
             drawn, reported = self._laws(raw, body)
             token = int(rng.choice(len(raw), p=drawn)) if body["temperature"] else int(np.argmax(raw))
             tokens.append(token)
@@ -77,11 +84,11 @@ class Dialect(BaseHTTPRequestHandler):
             values.append(float(logs[token]))
             order = np.argsort(-logs)[: body.get("logprobs") or 0].tolist()
             tops.append({self._name(one, body): float(logs[one]) for one in dict.fromkeys([*order, token])})
-            if token == END:
+            if token == self.end:
                 reason = "stop"
                 break
         choice = {
-            "text": "".join(VOCABULARY[one] for one in tokens if one != END),
+            "text": "".join(self.vocabulary[one] for one in tokens if one != self.end),
             "finish_reason": reason,
             "logprobs": {
                 "tokens": [self._name(one, body) for one in tokens],
@@ -91,7 +98,7 @@ class Dialect(BaseHTTPRequestHandler):
         }
         if body.get("return_token_ids"):
             choice["token_ids"] = tokens
-        self._send(200, {"choices": [choice], "usage": {"prompt_tokens": len(ids), "completion_tokens": len(tokens)}})
+        self._send(200, {"choices": [choice], "usage": {"prompt_tokens": num_prompt_tokens, "completion_tokens": len(tokens)}})
 
     def _laws(self, raw: np.ndarray, body: dict) -> tuple[np.ndarray, np.ndarray]:
         """What is drawn from, and what is reported."""
@@ -112,7 +119,7 @@ class Dialect(BaseHTTPRequestHandler):
         return drawn, reported / reported.sum()
 
     def _name(self, token: int, body: dict) -> str:
-        return f"token_id:{token}" if self.by_id and body.get("return_tokens_as_token_ids") else VOCABULARY[token]
+        return f"token_id:{token}" if self.by_id and body.get("return_tokens_as_token_ids") else self.vocabulary[token]
 
     def _send(self, status: int, body: dict) -> None:
         content = json.dumps(body).encode()
@@ -129,14 +136,20 @@ def dialect_server(
     """Start one; yields its base URL, its table, and what it has been asked."""
     table, asked = Table(), []
     attributes = {"table": table, "scaled": scaled, "renormalised": renormalised, "by_id": by_id, "most_top": most_top}
-    handler = type("Handler", (Dialect,), {**attributes, "asked": asked})
+    with serving(type("Handler", (Dialect,), {**attributes, "asked": asked})) as url:
+        yield url, table, asked
+
+
+@contextmanager
+def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """Start a server; yields its base URL."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     server.handle_error = lambda *_: None  # a connection that the engine has closed
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}/v1", table, asked
+        yield f"http://127.0.0.1:{server.server_port}/v1"
     finally:
         server.shutdown()
         server.server_close()

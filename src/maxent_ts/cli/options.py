@@ -29,6 +29,7 @@ __all__ = [
     "DataDir",
     "Debug",
     "Device",
+    "Embedder",
     "Engine",
     "Labels",
     "Limit",
@@ -110,6 +111,15 @@ Engine = Annotated[
 BaseUrl = Annotated[
     str | None,
     typer.Option("--base-url", help="Of --engine openai: the server, such as http://localhost:8000/v1.", rich_help_panel=_MODEL),
+]
+Embedder = Annotated[
+    str | None,
+    typer.Option(
+        "--embedder",
+        help="Of --engine openai: the soft-prompt model whose encoder runs here; the server takes input embeddings and "
+        "serves its language model.",
+        rich_help_panel=_MODEL,
+    ),
 ]
 ApiKeyVariable = Annotated[
     str | None,

@@ -30,7 +30,10 @@ class _Counting(Silent):
         self._tokens_of_earlier_tasks = self._tokens = 0
 
     def started(self, info: RunInfo, num_items: int, num_finished: int) -> None:
-        shown = [str(info.engine[name]) for name in ("model", "server", "level", "device", "dtype") if info.engine.get(name)]
+        names = ("model", "server", "level", "device", "dtype")
+        shown = [str(info.engine[name]) for name in names if info.engine.get(name)]
+        if info.engine.get("embedder"):
+            shown.append(f"input embeddings of {info.engine['embedder']}")
         note(f"{info.engine.get('engine', 'engine')}: {', '.join(shown)}" if shown else str(info.engine.get("engine", "")))
         self.num_items, self.num_done, self.num_done_before = num_items, num_finished, num_finished
         self._started = time.perf_counter()

@@ -16,7 +16,7 @@ from maxent_ts.models.flamingo import FlamingoModel
 from maxent_ts.models.media import Media
 from maxent_ts.types import Embeddings, Prompt, TimeSeriesPrompt
 
-__all__ = ["Encoded", "encode"]
+__all__ = ["Encoded", "check_embeddings", "encode"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +76,19 @@ def encode(loaded: LoadedModel, prompt: Prompt) -> Encoded:
     return Encoded(torch.tensor(ids, dtype=torch.long, device=loaded.model.device))
 
 
-def _embeddings(model: Any, values: torch.Tensor) -> torch.Tensor:
-    size = model.get_input_embeddings().weight.shape[1]
-    if values.ndim != 2 or values.shape[1] != size:
-        raise PromptError(f"Input embeddings must have the shape [length, {size}], but have {list(values.shape)}.")
+def check_embeddings(values: torch.Tensor, size: int | None) -> None:
+    """Raise PromptError unless a prompt's rows are finite and of shape [length, size]; `size` is None where it is not known."""
+    if values.ndim != 2 or (size is not None and values.shape[1] != size):
+        shown = "hidden size" if size is None else size
+        raise PromptError(f"Input embeddings must have the shape [length, {shown}], but have {list(values.shape)}.")
     if not bool(values.isfinite().all()):
         raise PromptError(
             "The prompt's input embeddings hold numbers that are not finite. Look for NaN in what they were made from."
         )
+
+
+def _embeddings(model: Any, values: torch.Tensor) -> torch.Tensor:
+    check_embeddings(values, model.get_input_embeddings().weight.shape[1])
     return values.to(device=model.device, dtype=model.dtype)
 
 

@@ -7,21 +7,25 @@ text. Where it gives texts alone, the methods work that need no log p.
 
 from __future__ import annotations
 
+import importlib
 import os
 import queue
 import weakref
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, SupportsIndex
 
 from maxent_ts.engines.base import Capabilities, Finished, Job, RolloutJob, ScoreJob
 from maxent_ts.engines.openai_client import Client, RefusedError
-from maxent_ts.engines.openai_contexts import Place, Segments, ServerContext, TokenIds
+from maxent_ts.engines.openai_contexts import EmbeddedPrompt, Place, Segments, ServerContext, TokenIds
 from maxent_ts.engines.openai_jobs import JobRunner
 from maxent_ts.engines.openai_policy import num_top_needed
 from maxent_ts.engines.openai_probe import Level, Server, probe
 from maxent_ts.engines.openai_replies import text_of
-from maxent_ts.errors import EngineError, MaxentError, PromptError, SettingError
-from maxent_ts.types import Policy, Prompt
+from maxent_ts.engines.openai_rows import ask_rows, probe_rows
+from maxent_ts.errors import EngineError, MaxentError, MissingExtraError, PromptError, SettingError
+from maxent_ts.presets import DEFAULT_COMPAT
+from maxent_ts.types import Embeddings, Policy, Prompt, TimeSeriesPrompt
 
 __all__ = ["OpenAIEngine"]
 
@@ -45,10 +49,16 @@ class OpenAIEngine:
         level: Work on "segment" or "completion" although the server can do more.
         segment_tokens: Tokens of the model in a segment.
         endpoint: "completions" or "chat/completions"; None for the first of them that the server has.
+        embedder: What embeds prompts and tokens here, for a server that takes input embeddings: a soft-prompt model (a
+            directory, checkpoint or hub id, or the model), or an embedding table (an array [vocabulary, hidden size], a module,
+            or a function from ids to rows). See `maxent_ts.engines.openai_embedder.Embedder`.
+        base_model: Of an embedder that is a checkpoint: directory or hub id of its language model; None for what its name tells.
+        compat: Of an embedder: which of OpenTSLM's ways to read a prompt.
 
     Raises:
-        EngineError: if the server does not answer, or is no completions server.
-        ModelError: if it does not serve the model.
+        EngineError: if the server does not answer, or is no completions server; or if there is an embedder, but the server
+            takes no input embeddings, or is of another model.
+        ModelError: if it does not serve the model, or if the embedder cannot be found or read.
         SettingError: if an argument is outside its domain.
     """
 
@@ -64,9 +74,14 @@ class OpenAIEngine:
         level: Level | None = None,
         segment_tokens: int = 8,
         endpoint: str | None = None,
+        embedder: Any = None,
+        base_model: str | Path | None = None,
+        compat: str = DEFAULT_COMPAT,
     ) -> None:
         if segment_tokens < 1:
             raise SettingError(f"segment_tokens must be at least 1, but is {segment_tokens}.")
+        if embedder is None and (base_model is not None or compat != DEFAULT_COMPAT):
+            raise SettingError("base_model and compat are of an embedder, and there is none. Give embedder=…, or leave them out.")
         self._client = Client(
             base_url,
             api_key=os.environ.get(api_key_variable),
@@ -78,13 +93,20 @@ class OpenAIEngine:
         try:
             server: Server = self._client.start(probe(self._client, model, endpoint)).result()
             self._server = server if level is None else server.at(level)
+            self._embedder = None if embedder is None else _embedding().Embedder(embedder, base_model=base_model, compat=compat)
+            if self._embedder is not None:
+                rows = probe_rows(self._client, self._server, self._embedder.written, self._embedder.law)
+                self._server = self._client.start(rows).result()
+                self._embedder.forget_language_model()
         except BaseException:
             self._shut_down()
             raise
         self._writing = TokenIds(self._server) if self._server.level == "token" else Segments(self._server, segment_tokens)
         self._runner = JobRunner(self._client, self._server, self._writing)
-        self._segment_tokens = segment_tokens
+        self._segment_tokens, self._compat = segment_tokens, compat
         self._finished: queue.SimpleQueue[Finished] = queue.SimpleQueue()
+        self._knows_rows = self._embedder is not None
+        """That the server takes input embeddings."""
         self._num_tickets = 0
         self._num_contexts = 0
         self._under_way: set[int] = set()
@@ -92,7 +114,11 @@ class OpenAIEngine:
     @property
     def capabilities(self) -> Capabilities:
         """What this engine can promise."""
-        return Capabilities(deterministic=False, time_series=False, logprobs=self._server.level != "completion")
+        return Capabilities(
+            deterministic=False,
+            time_series=self._embedder is not None and self._embedder.time_series,
+            logprobs=self._server.level != "completion",
+        )
 
     @property
     def server(self) -> Server:
@@ -103,7 +129,9 @@ class OpenAIEngine:
     def identity(self) -> Mapping[str, Any]:
         """The model's name, the kind of server, and what its log-probabilities are of. Where it runs is not part of it."""
         segment = {"segment_tokens": self._segment_tokens} if self._server.level == "segment" else {}
-        return {"engine": "openai", "model": self._server.model, **self._server.described(), **segment}
+        embedder = {} if self._embedder is None else self._embedder.identity
+        compat = {} if self._compat == DEFAULT_COMPAT else {"compat": self._compat}
+        return {"engine": "openai", "model": self._server.model, **self._server.described(), **segment, **embedder, **compat}
 
     @property
     def stats(self) -> Mapping[str, int]:
@@ -116,10 +144,11 @@ class OpenAIEngine:
         }
 
     def open(self, prompt: Prompt, policy: Policy) -> ServerContext:
-        """Take a prompt of text, chat messages or, where the server takes them, token ids.
+        """Take a prompt of text, chat messages or, where the server takes them, token ids, input embeddings or time series.
 
         Raises:
             PromptError: if the prompt is empty, too long, or of a kind that this server cannot take.
+            EngineError: if the server takes no input embeddings.
             SettingError: if log p under this policy cannot be known here.
         """
         if policy.stop_strings and self._server.level != "token":
@@ -137,7 +166,8 @@ class OpenAIEngine:
         content = self._encoded(prompt)
         self._num_contexts += 1
         is_ids = isinstance(content, list) and all(isinstance(token, int) for token in content)
-        context = ServerContext(self._num_contexts, policy, content, num_top, num_prompt_tokens=len(content) if is_ids else 0)
+        num = content.num_rows if isinstance(content, EmbeddedPrompt) else len(content) if is_ids else 0
+        context = ServerContext(self._num_contexts, policy, content, num_top, num_prompt_tokens=num)
         limit = self._server.context_length
         if limit is not None and context.num_prompt_tokens + policy.max_new_tokens > limit:
             raise PromptError(
@@ -201,6 +231,8 @@ class OpenAIEngine:
 
     def _encoded(self, prompt: Prompt) -> Any:
         """A prompt as this server takes it: ids where it works on tokens."""
+        if isinstance(prompt, (Embeddings, TimeSeriesPrompt)):
+            return self._of_rows(prompt)
         parts: list[Any] = list(prompt) if isinstance(prompt, Sequence) and not isinstance(prompt, str) else []
         if isinstance(prompt, Sequence) and not prompt:
             raise PromptError("The prompt is empty. Give at least one token.")
@@ -212,8 +244,8 @@ class OpenAIEngine:
             return [int(token) for token in parts]
         if not isinstance(prompt, str):
             raise PromptError(
-                f"A server takes text, chat messages or token ids, but got {type(prompt).__name__}. Use --engine hf for time "
-                "series and embeddings."
+                "A prompt is text, a list of chat messages, a list of token ids, Embeddings or a TimeSeriesPrompt, but got "
+                f"{type(prompt).__name__}."
             )
         if self._server.level == "token":
             if not self._server.tokenizes:
@@ -222,6 +254,14 @@ class OpenAIEngine:
             body = {"model": self._server.model, "prompt": prompt, "content": prompt, **fields}
             return [int(token) for token in self._ask("/tokenize", body)["tokens"]]
         return prompt if self._server.endpoint == "/completions" else [{"role": "user", "content": prompt}]
+
+    def _of_rows(self, prompt: Embeddings | TimeSeriesPrompt) -> EmbeddedPrompt:
+        """A prompt as rows of input embeddings; whether the server takes any was asked before, or is asked with the first."""
+        found: EmbeddedPrompt = _embedding().embedded_prompt(prompt, self._embedder)
+        if not self._knows_rows:
+            self._client.start(ask_rows(self._client, self._server, found.written(()), found.num_rows)).result()
+            self._knows_rows = True
+        return found
 
     def _of_messages(self, messages: list[dict[str, Any]]) -> Any:
         """Chat messages through the server's own template."""
@@ -245,6 +285,16 @@ class OpenAIEngine:
 
     def _ask(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         return self._client.start(self._client.ask(path, body, at_root=True)).result()
+
+
+def _embedding() -> Any:
+    """The module that needs torch, which a server of text does not."""
+    try:
+        return importlib.import_module("maxent_ts.engines.openai_embedder")
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("maxent_ts"):
+            raise
+        raise MissingExtraError(error.name, "hf") from error
 
 
 async def _answer(runner: JobRunner, finished: queue.SimpleQueue[Finished], ticket: int, job: Job) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -15,13 +15,24 @@ from maxent_ts.engines.openai_replies import Reply
 from maxent_ts.errors import EngineError
 from maxent_ts.types import Policy, Tokens
 
-__all__ = ["Segments", "ServerContext", "Step", "TokenIds", "Written"]
+__all__ = ["EmbeddedPrompt", "Segments", "ServerContext", "Step", "TokenIds", "Written"]
 
 LOOK_FOR_THE_END_FIRST = frozenset({"llamacpp", "vllm"})
 """Servers that call an end-of-sequence token an end also where it is the last token allowed. SGLang calls that an end by length."""
 
 FINISHED = "stop"
 """The server's word for an end by the end-of-sequence token, since no stop strings are sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedPrompt:
+    """A prompt as rows of input embeddings."""
+
+    num_rows: int
+    written: Callable[[Tokens], str]
+    """The rows of the prompt and of a prefix behind it, in base64."""
+    continues: bool
+    """Whether tokens can be written behind it: that takes an embedding table."""
 
 
 @dataclass(eq=False, slots=True)
@@ -31,7 +42,7 @@ class ServerContext:
     number: int
     policy: Policy
     prompt: Any
-    """Token ids, text, or chat messages."""
+    """Token ids, text, chat messages, or an `EmbeddedPrompt`."""
     num_top: int
     """Next tokens asked for with every token, so that log p under the policy can be worked out."""
     num_kept: int = 0
@@ -111,6 +122,8 @@ class TokenIds:
 
     def body(self, context: ServerContext, prefix: Tokens) -> dict[str, Any]:
         """The fields of a request that say what is continued."""
+        if isinstance(context.prompt, EmbeddedPrompt):
+            return {"prompt_embeds": context.prompt.written(prefix)}
         return {"prompt": [*context.prompt, *prefix]}
 
     def num_tokens(self, prefix: Tokens) -> int:

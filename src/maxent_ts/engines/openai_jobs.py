@@ -15,7 +15,7 @@ import numpy as np
 
 from maxent_ts.engines.base import NextTokensJob, RolloutJob, Stream, uniforms
 from maxent_ts.engines.openai_client import Client
-from maxent_ts.engines.openai_contexts import Place, Segments, ServerContext, Step, TokenIds, Written
+from maxent_ts.engines.openai_contexts import EmbeddedPrompt, Place, Segments, ServerContext, Step, TokenIds, Written
 from maxent_ts.engines.openai_policy import MISSING_MASS
 from maxent_ts.engines.openai_probe import Server
 from maxent_ts.engines.openai_replies import Reply, read_reply, text_of
@@ -273,7 +273,6 @@ class JobRunner:
         policy, server = context.policy, self._server
         body = {
             "model": server.model,
-            **self._writing.body(context, prefix),
             "max_tokens": num_tokens,
             "temperature": policy.temperature,
             "top_p": policy.top_p or 1.0,
@@ -287,7 +286,12 @@ class JobRunner:
         num_top = max(context.num_top, context.num_kept)
         if num_top:
             body |= self._top(num_top)
-        reply = read_reply(await self._client.ask(server.endpoint, {**body, **fields}, (context.number, prefix)))
+        body |= fields
+
+        def whole() -> dict[str, Any]:
+            return {**body, **self._writing.body(context, prefix)}
+
+        reply = read_reply(await self._client.ask(server.endpoint, whole, (context.number, prefix)))
         counter[0] += reply.num_forwarded
         self.num_prompt_tokens += reply.num_prompt_tokens
         self.num_cached_tokens += reply.num_cached_tokens or 0
@@ -327,6 +331,12 @@ class JobRunner:
             raise EngineError(
                 f"A prefix must be shorter than max_new_tokens={context.policy.max_new_tokens}, but has {len(job.prefix)} tokens."
             )
+        if isinstance(context.prompt, EmbeddedPrompt) and not context.prompt.continues and _needs_prefixes(job):
+            raise EngineError(
+                "The method asks for continuations of what was begun. Behind a prompt of input embeddings these are rows too, and "
+                "this engine has no embedding table to look them up in. Give OpenAIEngine the table of the server's model "
+                f"(embedder=…). Without it these work: {', '.join(sorted(METHODS_WITHOUT_LOGPROBS))}."
+            )
         if self._server.level == "completion" and isinstance(job, RolloutJob) and job.num_tokens is not None:
             raise without_logprobs(self._server, "parts of completions")
         if job.prefix and (
@@ -346,6 +356,13 @@ def without_logprobs(server: Server, what: str) -> EngineError:
     if server.level != "completion":
         works = ["maxent", "maxent_sample", "best_of_n_unique", "smc", *works]
     return EngineError(f"The method asks for {what}, {means}. These work: {', '.join(works)}.")
+
+
+def _needs_prefixes(job: RolloutJob | NextTokensJob) -> bool:
+    """Whether a job, or what its method will ask for next, goes on from tokens."""
+    if job.prefix or isinstance(job, NextTokensJob):
+        return True
+    return bool(job.exclude) or (job.distinct and len(job.streams) > 1) or job.num_tokens is not None
 
 
 async def _all(coroutines: Any) -> list[Any]:

@@ -14,7 +14,7 @@ from maxent_ts.engines.openai_policy import MISSING_MASS, Reports
 from maxent_ts.engines.openai_replies import Key, Piece, Reply, read_reply
 from maxent_ts.errors import EngineError, ModelError, SettingError
 
-__all__ = ["Server", "probe"]
+__all__ = ["Asking", "Server", "probe"]
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +63,8 @@ class Server:
     continues_messages: bool
     """Whether an assistant's message can be continued; only asked of servers that have chat alone."""
     context_length: int | None
+    takes_rows: bool | None = None
+    """Whether prompts may be rows of input embeddings; None where it was not asked, which takes an embedder."""
 
     def at(self, level: Level) -> Server:
         """Return the same server, of which less is asked.
@@ -93,6 +95,7 @@ class Server:
             "logit_bias": self.bias is not None,
             "seed": self.honours_seed,
             "samples": self.varies,
+            **({} if self.takes_rows is None else {"prompt_embeds": self.takes_rows}),
         }
 
 
@@ -151,7 +154,7 @@ async def probe(client: Client, model: str | None, endpoint: str | None) -> Serv
 
 
 @dataclass(frozen=True, slots=True)
-class _Asking:
+class Asking:
     """How this server wants to be asked."""
 
     client: Client
@@ -160,12 +163,14 @@ class _Asking:
     fields: Mapping[str, Any]
 
     async def reply(self, changes: Mapping[str, Any]) -> Reply:
+        """One token behind PROBE_TEXT, asked for with other fields; those that are None are left out."""
         body = {"model": self.model, "max_tokens": 1, "temperature": 1.0, "top_p": 1.0, "seed": 1, **self.fields}
         if self.endpoint == "/completions":
             body["prompt"] = PROBE_TEXT
         else:
             body["messages"] = [{"role": "user", "content": PROBE_TEXT}]
-        return read_reply(await self.client.ask(self.endpoint, {**body, **changes}))
+        body = {name: value for name, value in {**body, **changes}.items() if value is not None}
+        return read_reply(await self.client.ask(self.endpoint, body))
 
     async def piece(self, changes: Mapping[str, Any]) -> Piece:
         """The one token that is asked for."""
@@ -181,6 +186,7 @@ class _Asking:
         return {"logprobs": True, "top_logprobs": num}
 
     async def takes_ids(self, ids: Sequence[int]) -> bool:
+        """Whether a prompt may be token ids."""
         try:
             return (await self.reply({"prompt": [ids[0]] * 3})).num_prompt_tokens == 3
         except RefusedError:
@@ -211,14 +217,14 @@ async def _model(client: Client, model: str | None) -> dict[str, Any]:
     raise ModelError(f"The server does not serve '{model}'. It serves: {names}.")
 
 
-async def _endpoint(client: Client, model: str, endpoint: str | None) -> _Asking:
+async def _endpoint(client: Client, model: str, endpoint: str | None) -> Asking:
     """The first endpoint and the most fields that the server accepts."""
     last: RefusedError | None = None
     for path in ("/completions", "/chat/completions") if endpoint is None else (f"/{endpoint}",):
         for fields in FIELDS:
             if path != "/completions" and "logprobs" in fields:
                 fields = {**fields, "logprobs": True, "top_logprobs": 1}
-            asking = _Asking(client, model, path, fields)
+            asking = Asking(client, model, path, fields)
             try:
                 await asking.reply({})
             except RefusedError as error:
@@ -238,7 +244,7 @@ async def _answers(client: Client, path: str, body: Mapping[str, Any], key: str 
     return key is None or isinstance(found.get(key), list)
 
 
-async def _table(asking: _Asking) -> tuple[dict[Key, float], int]:
+async def _table(asking: Asking) -> tuple[dict[Key, float], int]:
     """Next tokens, as many as the server gives, and how many it may be asked for."""
     for num in NUMBERS_OF_TOP:
         try:
@@ -251,7 +257,7 @@ async def _table(asking: _Asking) -> tuple[dict[Key, float], int]:
     return {}, 0
 
 
-async def _temperature(asking: _Asking, table: Mapping[Key, float], num: int) -> Literal["raw", "scaled"] | None:
+async def _temperature(asking: Asking, table: Mapping[Key, float], num: int) -> Literal["raw", "scaled"] | None:
     """Ask at temperature 2, and see whether it shows."""
     if len(table) < 3:
         return None
@@ -265,7 +271,7 @@ async def _temperature(asking: _Asking, table: Mapping[Key, float], num: int) ->
     return "scaled" if max(shifts) - min(shifts) < SAME else None
 
 
-async def _truncation(asking: _Asking, table: Mapping[Key, float], num: int) -> Literal["raw", "renormalised"] | None:
+async def _truncation(asking: Asking, table: Mapping[Key, float], num: int) -> Literal["raw", "renormalised"] | None:
     """Ask for the most likely token alone: is its probability 1?"""
     if not table or "top_k" not in asking.fields or max(table.values()) > -10 * SAME:
         return None
@@ -275,7 +281,7 @@ async def _truncation(asking: _Asking, table: Mapping[Key, float], num: int) -> 
     return "raw" if abs(piece.logprob - max(table.values())) < SAME else None
 
 
-async def _bias(asking: _Asking, table: Mapping[Key, float], num: int) -> Literal["raw", "renormalised"] | None:
+async def _bias(asking: Asking, table: Mapping[Key, float], num: int) -> Literal["raw", "renormalised"] | None:
     """Force an unlikely token by its logit, and see whether it comes and with which probability."""
     if not table or not all(isinstance(key, int) for key in table):
         return await _bias_without_table(asking)
@@ -291,7 +297,7 @@ async def _bias(asking: _Asking, table: Mapping[Key, float], num: int) -> Litera
     return "renormalised" if abs(piece.logprob) < SAME else None
 
 
-async def _bias_without_table(asking: _Asking) -> Literal["raw", "renormalised"] | None:
+async def _bias_without_table(asking: Asking) -> Literal["raw", "renormalised"] | None:
     """The same where next tokens come without ids: forbid what is drawn, draw another, and force that one."""
     try:
         one = await asking.piece({})
@@ -306,14 +312,14 @@ async def _bias_without_table(asking: _Asking) -> Literal["raw", "renormalised"]
     return "raw" if abs(forced.logprob - two.logprob) < SAME else None
 
 
-async def _sampling(asking: _Asking) -> tuple[bool, bool]:
+async def _sampling(asking: Asking) -> tuple[bool, bool]:
     """Whether one seed gives one text, and whether texts differ at all."""
     texts = [(await asking.reply({"max_tokens": 12, "seed": seed})).text for seed in (5, 5, 6, 7, 8)]
     varies = len(set(texts)) > 1
     return varies and texts[0] == texts[1], varies
 
 
-async def _continues(asking: _Asking, first: Reply) -> bool:
+async def _continues(asking: Asking, first: Reply) -> bool:
     """Whether a message of the assistant that is not ended makes the prompt longer by itself alone."""
     if asking.endpoint == "/completions":
         return False
