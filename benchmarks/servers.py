@@ -31,6 +31,9 @@ from maxent_ts.registry import METHODS, load
 from maxent_ts.search.run import SearchJob, run_searches
 from maxent_ts.types import Budget, Policy
 
+AT_ONCE = 32
+"""Requests that the engine lets go at once if it is not told otherwise; of llama.cpp's no more than it has slots."""
+
 
 def main() -> None:
     """Measure and print."""
@@ -49,7 +52,7 @@ def main() -> None:
         own = {name: own_ratio(model, name, given) for name in given.method}
         print("slots  at once  method          requests  ideal  computed  ratio     hf")
         for num_slots in given.num_slots:
-            for num_at_once in sorted({1, num_slots}):
+            for num_at_once in (1, AT_ONCE):
                 for name in given.method:
                     with llama_server(path, num_slots=num_slots, length=context) as url:
                         found = measured(url, num_at_once, name, given)

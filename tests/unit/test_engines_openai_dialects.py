@@ -134,7 +134,7 @@ def test_more_next_tokens_than_the_server_returns_are_refused_with_the_methods_t
 def test_what_is_asked_keeps_the_servers_defaults_out_and_shared_prefixes_together(served):
     """Catches a request without explicit sampling settings, and jobs of two prompts that take turns."""
     engine, _, asked, _ = served
-    engine._client._gate.limit = engine._client._gate._most = 1
+    engine._client.gate.limit = engine._client.gate._most = 1
     contexts = [engine.open(text, Policy(4)) for text in ("ab", "cd")]
     for one in contexts:
         answers(engine, [RolloutJob(one, (), tuple((0, 0, i) for i in range(2)))])

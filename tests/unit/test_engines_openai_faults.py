@@ -138,7 +138,7 @@ def test_a_storm_of_refusals_makes_the_engine_send_less_at_once(upstream):
     """Catches an engine that goes on pushing, and one that never recovers."""
     with fault_proxy(upstream) as proxy:
         engine = OpenAIEngine(proxy.url, max_concurrent_requests=16, max_retries=50, timeout=20)
-        gate = engine._client._gate
+        gate = engine._client.gate = Gate(16)  # without llama.cpp's own bound
         proxy.rates = {"429": 0.5}
         context = engine.open([5, 6, 7], Policy(max_new_tokens=20))
         (done,) = answers(engine, [RolloutJob(context, (3,), tuple((1, 0, i) for i in range(60)))])
@@ -202,6 +202,45 @@ def test_the_gate_lets_the_lowest_order_through_and_survives_cancelling():
         return seen
 
     assert asyncio.run(main()) == [2, 3, 4, 5, 9]
+
+
+def test_each_prompt_has_one_slot_while_there_are_as_many_prompts(upstream):
+    """Catches requests beyond the slots, which llama.cpp puts anywhere, and a prompt that two slots read while others wait."""
+    with fault_proxy(upstream) as proxy:
+        engine = OpenAIEngine(proxy.url, max_concurrent_requests=16, timeout=20)
+        gate = engine._client.gate
+        one = engine.open([5, 6, 7], Policy(max_new_tokens=20))
+        assert (engine.server.num_slots, gate.limit, gate.one_of_each) == (2, 2, False)
+        other = engine.open([8, 9], Policy(max_new_tokens=20))
+        assert gate.one_of_each
+        answers(engine, [RolloutJob(each, (3,), tuple((1, 0, i) for i in range(10))) for each in (one, other)])
+        engine.close(other)
+        engine.close(other)
+        assert not gate.one_of_each
+        answers(engine, [RolloutJob(one, (3,), tuple((1, 1, i) for i in range(10)))])
+        engine.shut_down()
+    assert proxy.most_at_once <= 2
+
+
+def test_the_gate_keeps_a_second_request_of_a_group_waiting():
+    """Catches two of one group at once, and a wait without an end."""
+
+    async def main() -> int:
+        gate, under_way, most = Gate(3), [], 0
+        gate.one_of_each = True
+
+        async def one(group: int, number: int) -> None:
+            nonlocal most
+            async with gate.turn((group, number)):
+                under_way.append(group)
+                most = max(most, under_way.count(group))
+                await asyncio.sleep(0.001)
+                under_way.remove(group)
+
+        await asyncio.wait_for(asyncio.gather(*(one(group, number) for group in range(2) for number in range(6))), 5)
+        return most
+
+    assert asyncio.run(main()) == 1
 
 
 def test_the_gate_spreads_what_goes_at_once_over_groups():

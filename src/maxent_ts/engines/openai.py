@@ -109,6 +109,9 @@ class OpenAIEngine:
         """That the server takes input embeddings."""
         self._num_tickets = 0
         self._num_contexts = 0
+        self._num_open = 0
+        if self._server.num_slots:
+            self._client.gate.bound(self._server.num_slots)
         self._under_way: set[int] = set()
 
     @property
@@ -174,10 +177,14 @@ class OpenAIEngine:
                 f"The prompt has {context.num_prompt_tokens} tokens and max_new_tokens is {policy.max_new_tokens}, but the "
                 f"server's context is {limit}. Shorten the prompt or lower max_new_tokens."
             )
+        self._num_open += 1
+        self._spread()
         return context
 
     def close(self, context: ServerContext) -> None:
         """Forget a context, and cancel its requests: a server stops generating when the connection ends."""
+        self._num_open -= context.is_open
+        self._spread()
         context.is_open = False
         for future in list(context.futures):
             future.cancel()
@@ -228,6 +235,10 @@ class OpenAIEngine:
     def shut_down(self) -> None:
         """Cancel what is under way and close the connections. Happens by itself when the engine is no longer used."""
         self._shut_down()
+
+    def _spread(self) -> None:
+        """Let every prompt have one slot of llama.cpp's while there are as many prompts as slots; fewer share the idle ones."""
+        self._client.gate.one_of_each = 0 < self._server.num_slots <= self._num_open
 
     def _encoded(self, prompt: Prompt) -> Any:
         """A prompt as this server takes it: ids where it works on tokens."""

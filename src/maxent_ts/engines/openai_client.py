@@ -46,12 +46,14 @@ class Gate:
 
     One at a time they go group by group, and each finds in the server's cache what the last one left. Several at a time are of
     several groups as far as there are any: a server that keeps a cache for each of its slots, as llama.cpp does, then needs
-    every prompt in one slot only. The limit is halved when the server says that it has too much to do, and grows back with
-    every answer.
+    every prompt in one slot only; `one_of_each` keeps a second request of a group waiting. The limit is halved when the
+    server says that it has too much to do, and grows back with every answer.
     """
 
     def __init__(self, most: int) -> None:
         self.limit: float = most
+        self.one_of_each = False
+        """Whether at most one request of a group goes at once."""
         self._most = most
         self._num_open: Counter[Any] = Counter()
         self._numbers = itertools.count()
@@ -78,6 +80,11 @@ class Gate:
         """Let half as many through."""
         self.limit = max(1.0, self.limit / 2)
 
+    def bound(self, most: int) -> None:
+        """Never let more than so many through."""
+        self._most = min(self._most, most)
+        self.limit = min(self.limit, float(self._most))
+
     def widen(self) -> None:
         """Let one more through for every `limit` answers."""
         self.limit = min(float(self._most), self.limit + 1 / self.limit)
@@ -90,6 +97,8 @@ class Gate:
         self._waiting = [one for one in self._waiting if not one[2].done()]
         while self._waiting and self._num_open.total() < int(self.limit):
             chosen = min(self._waiting, key=lambda one: (self._num_open[one[0][:1]], one[0], one[1]))
+            if self.one_of_each and self._num_open[chosen[0][:1]]:
+                return
             self._waiting.remove(chosen)
             self._num_open[chosen[0][:1]] += 1
             chosen[2].set_result(None)
@@ -119,7 +128,7 @@ class Client:
         self.base_url = base_url.rstrip("/")
         self._api_key = api_key
         self._max_retries, self._timeout = max_retries, timeout
-        self._gate = Gate(max_concurrent_requests)
+        self.gate = Gate(max_concurrent_requests)
         self._not_before = 0.0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=_run, args=(self._loop,), name="maxent-ts-requests", daemon=True)
@@ -173,7 +182,7 @@ class Client:
                 await asyncio.sleep(random.uniform(0, min(LONGEST_DELAY, FIRST_DELAY * 2**attempt)))
             while (wait := self._not_before - time.monotonic()) > 0:
                 await asyncio.sleep(wait)
-            async with self._gate.turn(order):
+            async with self.gate.turn(order):
                 self.num_requests += 1
                 content = body() if callable(body) else body
                 try:
@@ -188,7 +197,7 @@ class Client:
                 if response.status_code == 200:
                     found = _json(response)
                     if found is not None:
-                        self._gate.widen()
+                        self.gate.widen()
                         return found
                     problem = "an answer that is not a JSON object"
                     continue
@@ -196,7 +205,7 @@ class Client:
                 if response.status_code not in RETRIED_STATUSES:
                     raise RefusedError(self._refusal(url, response.status_code, problem), response.status_code)
                 if response.status_code in OVERLOADED_STATUSES:
-                    self._gate.narrow()
+                    self.gate.narrow()
                     self._not_before = max(self._not_before, time.monotonic() + _retry_after(response))
         raise EngineError(
             f"The server at {url} gave no good answer; tries: {num_tries}; the last: {problem}. Is it running, and is base_url "

@@ -63,6 +63,8 @@ class Server:
     continues_messages: bool
     """Whether an assistant's message can be continued; only asked of servers that have chat alone."""
     context_length: int | None
+    num_slots: int = 0
+    """Caches of llama.cpp, one for each request at once; 0 for a server of one cache."""
     takes_rows: bool | None = None
     """Whether prompts may be rows of input embeddings; None where it was not asked, which takes an embedder."""
 
@@ -150,6 +152,7 @@ async def probe(client: Client, model: str | None, endpoint: str | None) -> Serv
         detokenizes=bool(ids) and await _answers(client, "/detokenize", {"model": name, "tokens": ids}, None),
         continues_messages=await _continues(asking, first),
         context_length=_context_length(entry),
+        num_slots=await _num_slots(client) if kind == "llamacpp" else 0,
     )
 
 
@@ -330,6 +333,14 @@ async def _continues(asking: Asking, first: Reply) -> bool:
     except RefusedError:
         return False
     return 0 < reply.num_prompt_tokens - first.num_prompt_tokens <= first.num_tokens + 1
+
+
+async def _num_slots(client: Client) -> int:
+    try:
+        found = (await client.ask("/props", at_root=True)).get("total_slots")
+    except RefusedError:
+        return 0
+    return found if isinstance(found, int) else 0
 
 
 def _context_length(entry: Mapping[str, Any]) -> int | None:
