@@ -17,7 +17,7 @@ from maxent_ts.errors import EngineError, ModelError, PromptError, SettingError
 from maxent_ts.registry import METHODS, METHODS_THAT_VOTE, METHODS_WITHOUT_LOGPROBS, load
 from maxent_ts.search.run import SearchJob, run_searches
 from maxent_ts.tree import Tree
-from maxent_ts.types import Budget, Policy, TimeSeriesPrompt
+from maxent_ts.types import Budget, Embeddings, Policy, TimeSeriesPrompt
 from tests.conftest import TokenReward
 from tests.servers.processes import llama_server
 from tests.unit.hf_helpers import (
@@ -226,7 +226,9 @@ def test_text_and_messages_become_the_tokens_of_the_models_own_tokenizer(make, m
         engine.open("", POLICY)
     with pytest.raises(PromptError, match="context is 128"):
         engine.open([5] * 120, POLICY)
-    with pytest.raises(PromptError, match="TimeSeriesPrompt"):
+    with pytest.raises(EngineError, match="Start vLLM with --enable-prompt-embeds"):
+        engine.open(Embeddings(np.ones((3, 32), dtype=np.float32)), POLICY)
+    with pytest.raises(PromptError, match="nothing here makes them"):
         engine.open(TimeSeriesPrompt("a", (), "b"), POLICY)
 
 
