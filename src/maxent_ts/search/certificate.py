@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from scipy.stats import skew
 from scipy.stats import t as student_t
 
 from maxent_ts.search.base import Answers, Parallel, Rollouts
@@ -172,9 +171,17 @@ def _log_interval(estimate: float, values: np.ndarray) -> tuple[float, float]:
     relative = _standard_error(values) / estimate
     with_tail = np.append(values, [values.max()] * NUM_TAIL_DRAWS)
     above = float(with_tail.std(ddof=1)) / math.sqrt(num) / estimate
-    skewness = float(skew(with_tail)) if above > 0.0 else 0.0
-    correction = max(skewness, 0.0) * (1.0 + 2.0 * quantile**2) / (6.0 * math.sqrt(num))
+    correction = max(_skewness(with_tail), 0.0) * (1.0 + 2.0 * quantile**2) / (6.0 * math.sqrt(num))
     return math.log(estimate) - quantile * relative * (1.0 + relative), math.log(estimate * (1.0 + above * (quantile + correction)))
+
+
+def _skewness(values: np.ndarray) -> float:
+    """Third standardised moment; 0 where the values differ by no more than rounding."""
+    deviations = values - values.mean()
+    spread = math.sqrt(float(np.mean(deviations**2)))
+    if spread <= 1e-9 * float(np.abs(values).max()):
+        return 0.0
+    return float(np.mean((deviations / spread) ** 3))
 
 
 def _marginals(tree: Tree, answers: Sequence[str | None], ratios: np.ndarray, known: float, rest: float) -> dict[str, Marginal]:
