@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from maxent_ts.sums import FEW_CHILDREN, ChildTable, log_add, log_sum, log_sum_of_many
 from maxent_ts.types import Completion, FinishReason, Rollout, Target, Tokens
 
 __all__ = ["NO_COMPLETION", "NO_PARENT", "ROOT", "Tree"]
@@ -36,8 +37,8 @@ ROOT = 0
 NO_PARENT = -1
 NO_COMPLETION = -1
 
-FEW_TERMS = 64
-"""Up to so many, a sum in Python takes no longer than one in numpy."""
+CHILD_COLUMNS = ("logprob", "log_value", "log_known", "log_open", "log_rest", "probability")
+"""What the tree's `ChildTable`s hold of each child: log p(a|s), log of p(a|s) W(sa), p(a|s) K(sa), …, and p(a|s)."""
 
 
 class Tree:
@@ -87,6 +88,7 @@ class Tree:
         self.best_reward: list[float] = []
         self.completion: list[int] = []
         self.completions: list[Completion] = []
+        self._tables: dict[int, ChildTable] = {}
         self._append(NO_PARENT, -1, 0.0)
 
     def __len__(self) -> int:
@@ -122,7 +124,7 @@ class Tree:
             if child is None:
                 child = self._append(node, token, logprob)
                 self.children[node][token] = child
-                self.log_unseen[node] = _log_one_minus([self.logprob[one] for one in self.children[node].values()])
+                self.log_unseen[node] = self._log_one_minus_seen(node)
             node = child
         return node
 
@@ -190,6 +192,7 @@ class Tree:
             rewards: One per entry of `completions`; None keeps them.
         """
         self.target = target
+        self._tables.clear()
         if rewards is not None:
             pairs = zip(self.completions, rewards, strict=True)
             self.completions = [
@@ -313,55 +316,79 @@ class Tree:
     def _set_leaf(self, leaf: int, reward: float) -> None:
         self.log_value[leaf] = self.log_outside[leaf] = self.log_known[leaf] = self.target.tilt * reward
         self.log_rest[leaf] = self.log_open[leaf] = self.log_unseen[leaf] = -math.inf
+        self._note_at_parent(leaf)
 
     def _back_up_one(self, node: int) -> None:
-        if self.completion[node] != NO_COMPLETION or not self.children[node]:
+        children = self.children[node]
+        if self.completion[node] != NO_COMPLETION or not children:
             return
-        children = self.children[node].values()
         if len(children) == 1 and self.guess[node] is None:  # most nodes: what one rollout wrote
-            (child,) = children
+            (child,) = children.values()
             logprob = self.logprob[child]
             self.log_value[node] = self.log_outside[node] = logprob + self.log_value[child] - logprob
             self.log_known[node] = logprob + self.log_known[child]
-            self.log_open[node] = _log_add(self.log_unseen[node], logprob + self.log_open[child])
-            self.log_rest[node] = _log_add(self.log_leave(node), logprob + self.log_rest[child])
-            return
-        log_seen = _log_sum([self.logprob[child] for child in children])
-        log_inside = _log_sum([self.logprob[child] + self.log_value[child] for child in children])
+            self.log_open[node] = log_add(self.log_unseen[node], logprob + self.log_open[child])
+            self.log_rest[node] = log_add(self.log_leave(node), logprob + self.log_rest[child])
+        else:
+            self._back_up_branching(node)
+        self._note_at_parent(node)
+
+    def _back_up_branching(self, node: int) -> None:
+        log_seen, log_inside = self._log_total(node, "logprob"), self._log_total(node, "log_value")
         self.log_value[node] = self.log_outside[node] = log_inside - log_seen
         guess = self.guess[node]
         if guess is not None:
             weights = math.log(max(self.visits[node], 1)), math.log(GUESS_WEIGHT)
             terms = [weights[0] + log_inside - log_seen, weights[1] + self.target.tilt * guess]
-            self.log_outside[node] = _log_sum(terms) - _log_sum(list(weights))
-            self.log_value[node] = _log_sum([log_inside, self.log_leave(node)])
-        self.log_known[node] = _log_sum([self.logprob[child] + self.log_known[child] for child in children])
-        self.log_open[node] = _log_sum([self.log_unseen[node], *(self.logprob[child] + self.log_open[child] for child in children)])
-        self.log_rest[node] = _log_sum([self.log_leave(node), *(self.logprob[child] + self.log_rest[child] for child in children)])
+            self.log_outside[node] = log_sum(terms) - log_sum(list(weights))
+            self.log_value[node] = log_sum([log_inside, self.log_leave(node)])
+        self.log_known[node] = self._log_total(node, "log_known")
+        self.log_open[node] = self._log_total(node, "log_open", self.log_unseen[node])
+        self.log_rest[node] = self._log_total(node, "log_rest", self.log_leave(node))
 
+    def _log_total(self, node: int, column: str, first: float | None = None) -> float:
+        """Log of Σ_a p(a|s)·exp(column of sa), or of Σ_a p(a|s) for "logprob"; with `first` as one more term before those."""
+        children = self.children[node].values()
+        if len(children) > FEW_CHILDREN:
+            return log_sum_of_many(self._table(node).column(CHILD_COLUMNS.index(column), first))
+        if column == "logprob":
+            terms = [self.logprob[child] for child in children]
+        else:
+            below = getattr(self, column)
+            terms = [self.logprob[child] + below[child] for child in children]
+        return log_sum(terms if first is None else [first, *terms])
 
-def _log_sum(logs: list[float]) -> float:
-    """Log Σ exp of a node's terms: without numpy where they are few, as its calls would take longer than the sum."""
-    if len(logs) == 1:
-        return logs[0]
-    high = max(logs)
-    if high == -math.inf:
-        return high
-    if len(logs) > FEW_TERMS:
-        return high + math.log(np.exp(np.array(logs) - high).sum())
-    return high + math.log(sum(math.exp(one - high) for one in logs))
+    def _table(self, node: int) -> ChildTable:
+        """What all children of a node are now."""
+        table = self._tables.get(node)
+        if table is None:
+            table = self._tables[node] = ChildTable(len(CHILD_COLUMNS))
+        if len(table) < len(self.children[node]):
+            for child in table.missing(self.children[node]):
+                table.append(child, self._child_row(child))
+        return table
 
+    def _note_at_parent(self, node: int) -> None:
+        """Keep the parent's table, where it has one, at what a node is now."""
+        table = self._tables.get(self.parent[node])
+        if table is not None:
+            table.replace(node, self._child_row(node))
 
-def _log_add(one: float, two: float) -> float:
-    """`_log_sum` of two."""
-    high, low = (one, two) if one > two else (two, one)
-    return high if low == -math.inf else high + math.log(1.0 + math.exp(low - high))
+    def _child_row(self, child: int) -> tuple[float, ...]:
+        logprob = self.logprob[child]
+        values = (self.log_value, self.log_known, self.log_open, self.log_rest)
+        return (logprob, *(logprob + column[child] for column in values), math.exp(logprob))
 
-
-def _log_one_minus(logs: list[float]) -> float:
-    """log(1 - Σ exp), -inf where rounding leaves nothing."""
-    rest = -math.expm1(logs[0]) if len(logs) == 1 else 1.0 - sum(math.exp(one) for one in logs)
-    return math.log(rest) if rest > 0 else -math.inf
+    def _log_one_minus_seen(self, node: int) -> float:
+        """Return log ρ as 1 - Σ_a p(a|s), -inf where rounding leaves nothing."""
+        children = self.children[node].values()
+        if len(children) == 1:
+            rest = -math.expm1(self.logprob[next(iter(children))])
+        elif len(children) > FEW_CHILDREN:
+            rest = 1.0 - sum(self._table(node).column(CHILD_COLUMNS.index("probability")).tolist())
+        else:
+            rest = 1.0 - sum(math.exp(self.logprob[child]) for child in children)
+        return math.log(rest) if rest > 0 else -math.inf
 
 
 def _scale(tilt: float, reward: float) -> float:

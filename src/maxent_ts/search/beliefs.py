@@ -13,12 +13,14 @@ the touched paths are passed over; everything, when there are a quarter more com
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from maxent_ts.search.completions import reward_of
 from maxent_ts.search.undecided import UndecidedVariance
+from maxent_ts.sums import FEW_CHILDREN, ChildTable
 from maxent_ts.tree import NO_COMPLETION, NO_PARENT, Tree
 
 __all__ = ["GROWTH_BEFORE_REFRESH", "Beliefs"]
@@ -50,6 +52,7 @@ class Beliefs:
         self._up: list[tuple[float, float]] = []
         self._total: list[tuple[float, float]] = []
         self._variances: list[float] = []
+        self._tables: dict[int, ChildTable] = {}
 
     def update(self, tree: Tree, touched: Sequence[int]) -> bool:
         """Take in what has changed.
@@ -89,6 +92,9 @@ class Beliefs:
             variances[node] = value
         for node in reversed(nodes):
             up[node] = self._message_up(tree, node)
+            table = self._tables.get(tree.parent[node])
+            if table is not None:
+                table.replace(node, self._child_row(tree, node))
         for node in nodes:
             total[node] = self._message_down(tree, node)
         precision, weighted = np.array([total[node] for node in nodes]).T
@@ -97,9 +103,12 @@ class Beliefs:
 
     def _message_up(self, tree: Tree, node: int) -> tuple[float, float]:
         """What lies below a node says about m(node): precision, precision × mean."""
+        children = tree.children[node].values()
+        if len(children) > FEW_CHILDREN:
+            return self._message_up_of_many(tree, node)
         precision = weighted = 0.0
         variances, up = self._variances, self._up
-        for child in tree.children[node].values():
+        for child in children:
             if tree.completion[child] != NO_COMPLETION:
                 one = 1.0 / max(variances[node], self._floor)
                 precision += one
@@ -111,6 +120,28 @@ class Beliefs:
                     precision += one
                     weighted += one * mean_below / below
         return precision, weighted
+
+    def _message_up_of_many(self, tree: Tree, node: int) -> tuple[float, float]:
+        """The same sums from a table of the children."""
+        table = self._tables.get(node)
+        if table is None:
+            table = self._tables[node] = ChildTable(4)
+        for child in table.missing(tree.children[node]):
+            table.append(child, self._child_row(tree, child))
+        is_leaf, undecided, spread, mean = (table.column(index) for index in range(4))
+        own = self._variances[node]
+        steps = np.where(is_leaf, max(own, self._floor), np.maximum(own - undecided, 0.0) + self._floor)
+        precisions = 1.0 / (spread + steps)
+        return float(precisions.sum()), float((precisions * mean).sum())
+
+    def _child_row(self, tree: Tree, child: int) -> tuple[float, float, float, float]:
+        """Whether it is a leaf, V, and variance and mean of what lies below it; infinite variance where nothing does."""
+        if tree.completion[child] != NO_COMPLETION:
+            return 1.0, 0.0, 0.0, tree.best_reward[child]
+        precision, weighted = self._up[child]
+        if precision <= 0.0:
+            return 0.0, self._variances[child], math.inf, 0.0
+        return 0.0, self._variances[child], 1.0 / precision, weighted / precision
 
     def _message_down(self, tree: Tree, node: int) -> tuple[float, float]:
         """All that is known about m(node)."""

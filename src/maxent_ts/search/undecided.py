@@ -70,7 +70,8 @@ class UndecidedVariance:
             by_share = float(self._by_share(shares)[0])
             by_depth = float(self._by_depth(np.array([by_share]), depths)[0])
             self._weigh(by_share, by_depth, miss, known_variance)
-            undecided = float(self(shares, depths)[0])
+            of_depth = self._share_of_depth()
+            undecided = (1.0 - of_depth) * by_share + of_depth * by_depth
         part = undecided / (undecided + known_variance) if undecided + known_variance > 0.0 else 0.5
         index = min(int(share * self.NUM_BINS), self.NUM_BINS - 1)
         # Early misses tell more of the first guess of V than of V: they are forgotten.
@@ -90,8 +91,12 @@ class UndecidedVariance:
             depth: Tokens written: integers [number].
         """
         by_share = self._by_share(share)
-        of_depth = 1.0 / (1.0 + math.exp(-self._log_odds))
+        of_depth = self._share_of_depth()
         return (1.0 - of_depth) * by_share + of_depth * self._by_depth(by_share, depth)
+
+    def _share_of_depth(self) -> float:
+        """The odds of the second explanation, as a share."""
+        return 1.0 / (1.0 + math.exp(-self._log_odds))
 
     def _weigh(self, by_share: float, by_depth: float, miss: float, known_variance: float) -> None:
         """Move the odds of the two explanations by what each expected of a miss."""
