@@ -75,7 +75,7 @@ def log_sum(logs: Sequence[float]) -> float:
     if len(logs) > FEW_CHILDREN:
         return log_sum_of_many(np.array(logs))
     high = max(logs)
-    return high if high == -math.inf else high + math.log(sum(math.exp(one - high) for one in logs))
+    return high if high == -math.inf else high + math.log(sum([math.exp(one - high) for one in logs]))
 
 
 def log_sum_of_many(logs: np.ndarray) -> float:

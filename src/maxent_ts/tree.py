@@ -387,7 +387,7 @@ class Tree:
         elif len(children) > FEW_CHILDREN:
             rest = 1.0 - sum(self._table(node).column(CHILD_COLUMNS.index("probability")).tolist())
         else:
-            rest = 1.0 - sum(math.exp(self.logprob[child]) for child in children)
+            rest = 1.0 - sum([math.exp(self.logprob[child]) for child in children])
         return math.log(rest) if rest > 0 else -math.inf
 
 

@@ -107,16 +107,17 @@ class Beliefs:
         if len(children) > FEW_CHILDREN:
             return self._message_up_of_many(tree, node)
         precision = weighted = 0.0
-        variances, up = self._variances, self._up
+        variances, up, floor = self._variances, self._up, self._floor
+        own = variances[node]
         for child in children:
             if tree.completion[child] != NO_COMPLETION:
-                one = 1.0 / max(variances[node], self._floor)
+                one = 1.0 / max(own, floor)
                 precision += one
                 weighted += one * tree.best_reward[child]
             else:
                 below, mean_below = up[child]
                 if below > 0.0:
-                    one = 1.0 / (1.0 / below + self._step(node, child))
+                    one = 1.0 / (1.0 / below + (max(own - variances[child], 0.0) + floor))
                     precision += one
                     weighted += one * mean_below / below
         return precision, weighted

@@ -64,21 +64,21 @@ class UndecidedVariance:
             miss: Reward minus expected reward.
             known_variance: Posterior variance of the expected reward, which is the part of miss² that is not V.
         """
-        shares, depths = np.array([share]), np.array([depth])
+        classes = self._classes(np.array([depth]))
         undecided = known_variance
         if self._counts.sum():
-            by_share = float(self._by_share(shares)[0])
-            by_depth = float(self._by_depth(np.array([by_share]), depths)[0])
+            by_share = self._by_share(np.array([share]))
+            by_share, by_depth = float(by_share[0]), float(self._by_depth(by_share, classes)[0])
             self._weigh(by_share, by_depth, miss, known_variance)
-            of_depth = self._share_of_depth()
-            undecided = (1.0 - of_depth) * by_share + of_depth * by_depth
+            share_of_depth = self._share_of_depth()
+            undecided = (1.0 - share_of_depth) * by_share + share_of_depth * by_depth
         part = undecided / (undecided + known_variance) if undecided + known_variance > 0.0 else 0.5
         index = min(int(share * self.NUM_BINS), self.NUM_BINS - 1)
         # Early misses tell more of the first guess of V than of V: they are forgotten.
         kept = 1.0 - 1.0 / self.MEMORY if self._counts[index] >= self.MEMORY else 1.0
         self._sums[index] = kept * self._sums[index] + part * miss * miss
         self._counts[index] = kept * self._counts[index] + 1.0
-        of_depth = self._classes(depths)[0]
+        of_depth = classes[0]
         self._sums_by_depth[of_depth] += part * miss * miss
         self._counts_by_depth[of_depth] += 1.0
         self._values = None
@@ -92,7 +92,7 @@ class UndecidedVariance:
         """
         by_share = self._by_share(share)
         of_depth = self._share_of_depth()
-        return (1.0 - of_depth) * by_share + of_depth * self._by_depth(by_share, depth)
+        return (1.0 - of_depth) * by_share + of_depth * self._by_depth(by_share, self._classes(depth))
 
     def _share_of_depth(self) -> float:
         """The odds of the second explanation, as a share."""
@@ -112,8 +112,8 @@ class UndecidedVariance:
         classes = (self.DEPTHS_PER_DOUBLING * np.log2(1.0 + depth)).astype(np.int64)
         return np.minimum(classes, self.NUM_DEPTHS - 1)
 
-    def _by_depth(self, by_share: np.ndarray, depth: np.ndarray) -> np.ndarray:
-        classes, weight = self._classes(depth), self.PRIOR_WEIGHT_OF_DEPTH
+    def _by_depth(self, by_share: np.ndarray, classes: np.ndarray) -> np.ndarray:
+        weight = self.PRIOR_WEIGHT_OF_DEPTH
         return (self._sums_by_depth[classes] + weight * by_share) / (self._counts_by_depth[classes] + weight)
 
     def _by_share(self, share: np.ndarray) -> np.ndarray:
