@@ -18,7 +18,8 @@ from maxent_ts.server.settings import ServerSettings
 @contextmanager
 def serving(app):
     """Run an application under uvicorn on a free port; yields its URL."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=5))
+    # Configuring logging closes all handlers there are, and absl's would close the stream that pytest captures with.
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, log_level="error", timeout_graceful_shutdown=5))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
