@@ -64,14 +64,19 @@ class UsageReply(BaseModel):
     total_tokens: int
 
 
-class TextChoice(BaseModel):
-    """One completion."""
+class Choice(BaseModel):
+    """What every choice has."""
 
     index: int
-    text: str
     finish_reason: Literal["stop", "length"]
     logprobs: None = None
     maxent: ChoiceFacts
+
+
+class TextChoice(Choice):
+    """One completion."""
+
+    text: str
 
 
 class ReplyMessage(BaseModel):
@@ -81,38 +86,34 @@ class ReplyMessage(BaseModel):
     content: str
 
 
-class ChatChoice(BaseModel):
+class ChatChoice(Choice):
     """One answer."""
 
-    index: int
     message: ReplyMessage
-    finish_reason: Literal["stop", "length"]
-    logprobs: None = None
-    maxent: ChoiceFacts
 
 
-class CompletionReply(BaseModel):
+class Reply(BaseModel):
+    """What every answer has."""
+
+    id: str
+    created: int
+    model: str
+    usage: UsageReply
+    maxent: ReplyFacts
+
+
+class CompletionReply(Reply):
     """The answer to `POST /v1/completions`."""
 
-    id: str
     object: Literal["text_completion"]
-    created: int
-    model: str
     choices: list[TextChoice]
-    usage: UsageReply
-    maxent: ReplyFacts
 
 
-class ChatReply(BaseModel):
+class ChatReply(Reply):
     """The answer to `POST /v1/chat/completions`."""
 
-    id: str
     object: Literal["chat.completion"]
-    created: int
-    model: str
     choices: list[ChatChoice]
-    usage: UsageReply
-    maxent: ReplyFacts
 
 
 def reply(plan: Plan, results: Sequence[SearchResult]) -> Json:
