@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from kill import METHODS, Letters, essence, on_disk
+from small_cluster import add_node, small_cluster
 
 from maxent_ts.config import make_config
 from maxent_ts.engines.table import TableEngine
@@ -31,13 +32,6 @@ from maxent_ts.evaluate import Silent, evaluate
 from maxent_ts.records import Record
 
 PAUSE_SECONDS = 0.01
-OBJECT_STORE_BYTES = 80 * 2**20
-RAY_SETTINGS = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_AUTH_MODE": "disabled",
-    "RAY_worker_niceness": "0",
-    "RAY_memory_monitor_refresh_ms": "0",  # other programs' memory is no reason to end a worker here
-}
 
 
 class PausingTable(TableEngine):
@@ -79,11 +73,6 @@ class Killer(Silent):
             add_node(self.cluster)
 
 
-def add_node(cluster: Any) -> None:
-    """Add a node of one core."""
-    cluster.add_node(num_cpus=1, object_store_memory=OBJECT_STORE_BYTES, include_dashboard=False)
-
-
 def main() -> None:
     """Print the report as JSON; exit code 1 if anything was lost, double or different."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -92,10 +81,6 @@ def main() -> None:
     parser.add_argument("--records-between", type=int, default=24, help="on average, between two kills")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    os.environ |= RAY_SETTINGS
-    import ray
-    from ray.cluster_utils import Cluster
-
     num_items = (options.kills + 4) * 2 * options.records_between // len(METHODS)
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
@@ -103,19 +88,9 @@ def main() -> None:
         values |= {"engine": f"{Path(__file__).resolve()}:make_engine", "num_rollouts": 4, "max_new_tokens": 6, "tilt": 3.0}
         values |= {"save_trees": 20, "max_concurrent": 4}
         tasks = [Letters(num_items)]
-        cluster = Cluster(
-            initialize_head=True,
-            head_node_args={"num_cpus": 0, "object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False},
-        )
-        try:
-            ray.init(address=cluster.address, log_to_driver=False, logging_level="error")
-            for _ in range(options.nodes):
-                add_node(cluster)
+        with small_cluster(options.nodes) as (_, cluster):
             killer = Killer(cluster, options.kills, options.records_between, random.Random(options.seed))
             killed = evaluate(make_config(**values, ray="auto", output_dir=Path(folder) / "killed"), tasks=tasks, watcher=killer)
-        finally:
-            ray.shutdown()
-            cluster.shutdown()
         with_kills = time.perf_counter() - start
         engine = TableEngine.random(num_tokens=6, concentration=0.5)
         alone = evaluate(make_config(**values, output_dir=Path(folder) / "alone"), engine=engine, tasks=tasks)

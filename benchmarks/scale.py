@@ -26,6 +26,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from small_cluster import small_cluster
+
 from maxent_ts.config import RunConfig, make_config
 from maxent_ts.distributed.actor import SLICE_SECONDS, Reply
 from maxent_ts.distributed.pool import RayExecutor
@@ -38,13 +40,6 @@ from maxent_ts.run_directory import RunDirectory
 from maxent_ts.searches import Finished, Item, LocalExecutor
 from maxent_ts.summary import summarize
 
-OBJECT_STORE_BYTES = 80 * 2**20
-RAY_SETTINGS = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_AUTH_MODE": "disabled",
-    "RAY_worker_niceness": "0",
-    "RAY_memory_monitor_refresh_ms": "0",  # other programs' memory is no reason to end a worker here
-}
 DAY = 86_400.0
 
 
@@ -79,21 +74,12 @@ def timed(executor: Any, one: TaskPlan) -> dict[str, Any]:
 
 def measure_workers(args: argparse.Namespace) -> dict[str, Any]:
     """Items per second of one and two single-core nodes, and of this process."""
-    os.environ |= RAY_SETTINGS
-    import ray
-    from ray.cluster_utils import Cluster
-
     config = config_of(args.items, "best_of_n", ray="auto", ray_workers=args.workers, ray_timeout=600.0)
     plans = plan(config)
-    small = {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
     counts = list(range(1, args.workers + 1))
     found: dict[Any, list[dict[str, Any]]] = {count: [] for count in counts} | {"here": []}
     load = []
-    try:
-        ray.init(address=cluster.address, log_to_driver=False, logging_level="error")
-        for _ in counts:
-            cluster.add_node(num_cpus=1, **small)
+    with small_cluster(args.workers) as (ray, _):
         executor = Limited(ray, config, plans, None)
         executor.most = args.workers
         start = time.perf_counter()
@@ -108,9 +94,6 @@ def measure_workers(args: argparse.Namespace) -> dict[str, Any]:
             found["here"].append(timed(here, plans[0]))
         costs = driver_costs(ray, args.gpus, found["here"][0]["finished"][0])
         executor.close()
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
     rate = {name: statistics.median(one["items_per_second"] for one in runs) for name, runs in found.items()}
     records = {name: {done.record.key: done.record for done in runs[0]["finished"]} for name, runs in found.items()}
     equal = sum(records[1][key].tokens == one.tokens for key, one in records["here"].items())
