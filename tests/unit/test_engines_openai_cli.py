@@ -6,7 +6,6 @@ import importlib.util
 import json
 import math
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,34 +16,11 @@ from maxent_ts.engines.base import RolloutJob
 from maxent_ts.engines.openai import OpenAIEngine
 from maxent_ts.records import read_run
 from maxent_ts.types import Policy
+from tests.servers import tasks
 from tests.servers.processes import llama_server, transformers_serve
 from tests.unit.hf_helpers import VOCABULARY, answers, plain_rows, save_model, tiny_model
 
-TASK = """
-from maxent_ts.tasks.base import Example
-
-class Letters:
-    name, labels, rewards = "letters", (), {f"{__file__}:share_of_l": 1.0}
-
-    def examples(self, *, data_dir=None, limit=None, seed=0):
-        return [Example(f"item/{i}", "abcdef"[i : i + 2], {}, None, "") for i in range(3)]
-
-    def answer(self, text):
-        return None
-
-    def metrics(self, example, text, completions):
-        return {}
-
-def share_of_l(completions, **_):
-    return [text.count("l") / max(1, len(text)) for text in completions]
-"""
-
-
-@pytest.fixture(scope="module")
-def task(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("task") / "letters.py"
-    path.write_text(TASK)
-    return path
+TASKS = tasks.__file__
 
 
 @pytest.fixture(scope="module")
@@ -66,12 +42,12 @@ def served(tmp_path_factory):
         yield url, str(path)
 
 
-def test_eval_and_generate_run_on_a_server(run, llama, task, tmp_path):
+def test_eval_and_generate_run_on_a_server(run, llama, tmp_path):
     """Catches an option that is lost on its way, and an engine that the records do not name."""
     server = ("--engine", "openai", "--base-url", llama)
     size = ("--max-new-tokens", 6, "--num-rollouts", 6)
     methods = ("--method", "best_of_n", "--method", "maxent")
-    code, out, err = run("eval", f"{task}:Letters", *server, *size, *methods, "--output-dir", tmp_path / "run", "--batch-size", 4)
+    code, out, err = run("eval", f"{TASKS}:Letters", *server, *size, *methods, "--output-dir", tmp_path / "run", "--batch-size", 4)
     assert code == 0, err
     assert "llamacpp, token" in err
     found = read_run(tmp_path / "run")
@@ -80,7 +56,7 @@ def test_eval_and_generate_run_on_a_server(run, llama, task, tmp_path):
     assert found.info.engine["logprobs"] == "temperature raw, truncation raw"
     assert all(record.error is None and record.usage["generated_tokens"] <= 36 for record in found.records)
     code, out, err = run(
-        "generate", "ab", *server, *size, "--method", "maxent", "--reward", f"{task}:share_of_l", "--format", "json"
+        "generate", "ab", *server, *size, "--method", "maxent", "--reward", f"{TASKS}:share_of_l", "--format", "json"
     )
     assert code == 0, err
     assert json.loads(out)["usage"]["prompt_tokens"] == 3
@@ -130,12 +106,12 @@ def test_transformers_serve_samples_the_model_and_says_no_log_p(served):
     engine.shut_down()
 
 
-def test_transformers_serve_runs_what_needs_no_log_p_and_fails_the_rest_item_by_item(run, served, task, tmp_path):
+def test_transformers_serve_runs_what_needs_no_log_p_and_fails_the_rest_item_by_item(run, served, tmp_path):
     """Catches records with a made-up log p, and a run that breaks on a method which cannot work."""
     url, model = served
     arguments = ("--engine", "openai", "--base-url", url, "--model", model, "--max-new-tokens", 4, "--num-rollouts", 4)
     methods = ("--method", "best_of_n", "--method", "maxent")
-    code, _, _ = run("eval", f"{task}:Letters", *arguments, *methods, "--output-dir", tmp_path / "run")
+    code, _, _ = run("eval", f"{TASKS}:Letters", *arguments, *methods, "--output-dir", tmp_path / "run")
     assert code == 1
     found = {record.key: record for record in read_run(tmp_path / "run").records}
     assert len(found) == 6
@@ -146,6 +122,6 @@ def test_transformers_serve_runs_what_needs_no_log_p_and_fails_the_rest_item_by_
             assert all(math.isnan(one) for one in record.logprobs)
         else:
             assert "needs log-probabilities" in str(record.error)
-    code, out, _ = run("generate", "ab", *arguments, "--method", "best_of_n", "--reward", f"{task}:share_of_l", "--format", "json")
+    code, out, _ = run("generate", "ab", *arguments, "--method", "best_of_n", "--reward", f"{TASKS}:share_of_l", "--format", "json")
     assert code == 0
     assert json.loads(out)["completions"][0]["logprob"] is None

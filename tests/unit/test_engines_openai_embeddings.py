@@ -25,12 +25,14 @@ from maxent_ts.registry import METHODS, METHODS_THAT_VOTE, METHODS_WITHOUT_LOGPR
 from maxent_ts.search.run import SearchJob, run_searches
 from maxent_ts.types import Budget, Embeddings, Policy, SeriesSegment, TimeSeriesPrompt
 from tests.conftest import TokenReward
+from tests.servers import tasks
 from tests.servers.embeddings import embeddings_server
 from tests.unit.hf_helpers import EOS, answers, largest_difference, plain_rows, streams, tiny_model, tiny_tokenizer
 
 PROMPT = TimeSeriesPrompt("ab", (SeriesSegment("cd", tuple(math.sin(i) for i in range(9))), SeriesSegment("e", (0.5,) * 5)), "fg")
 POLICY = Policy(max_new_tokens=8)
 SAME = 1e-4
+TASKS = tasks.__file__
 """nats: between float32 forwards with and without a cache."""
 
 
@@ -302,36 +304,12 @@ def test_a_server_of_text_needs_no_torch(monkeypatch):
 
 def test_eval_and_generate_run_on_a_soft_prompt(run, served, directory, tmp_path):
     """Catches an option that is lost on its way."""
-    task = tmp_path / "series.py"
-    task.write_text(TASK)
     server = ("--engine", "openai", "--base-url", served[0], "--embedder", directory, "--max-new-tokens", 4, "--num-rollouts", 4)
-    code, _, err = run("eval", f"{task}:Series", *server, "--method", "maxent", "--output-dir", tmp_path / "run")
+    code, _, err = run("eval", f"{TASKS}:Series", *server, "--method", "maxent", "--output-dir", tmp_path / "run")
     assert code == 0, err
     assert "input embeddings of" in err
-    code, _, err = run("generate", "--task", f"{task}:Series", *server, "--method", "maxent", "--format", "json")
+    code, _, err = run("generate", "--task", f"{TASKS}:Series", *server, "--method", "maxent", "--format", "json")
     assert code == 0, err
     code, _, err = run("generate", "ab", "--embedder", directory)
     assert code == 2
     assert "--embedder is for a server" in " ".join(err.split())
-
-
-TASK = """
-from maxent_ts.tasks.base import Example
-from maxent_ts.types import SeriesSegment, TimeSeriesPrompt
-
-class Series:
-    name, labels, rewards = "series_of_the_test", (), {f"{__file__}:share_of_l": 1.0}
-
-    def examples(self, *, data_dir=None, limit=None, seed=0):
-        series = [(SeriesSegment("c", (0.5, -0.5, i)),) for i in range(2)]
-        return [Example(f"item/{i}", TimeSeriesPrompt("ab", one, "d"), {}, None, "") for i, one in enumerate(series)]
-
-    def answer(self, text):
-        return None
-
-    def metrics(self, example, text, completions):
-        return {}
-
-def share_of_l(completions, **_):
-    return [text.count("l") / max(1, len(text)) for text in completions]
-"""
