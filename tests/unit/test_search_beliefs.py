@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from maxent_ts.search.beliefs import Beliefs
-from maxent_ts.search.undecided import UndecidedVariance
+from maxent_ts.search.undecided import Expected, UndecidedVariance
 from maxent_ts.tree import NO_COMPLETION, NO_PARENT, ROOT, Tree
 from maxent_ts.types import Rollout, Target
 from tests.unit.test_tree import random_tree
@@ -37,12 +37,17 @@ def by_matrix(tree, beliefs):
     return inner, gain @ rewards, variances
 
 
+def expecting(mean, variance):
+    """Knowledge of m(s) that no V changes: all of it from elsewhere."""
+    return Expected((0.0, 0.0), (1.0 / variance, mean / variance), 1.0)
+
+
 @pytest.mark.parametrize("num_rollouts", [1, 2, 7, 25])
 def test_messages_give_the_posterior_of_the_joint_normal_law(num_rollouts):
     """A message counted twice, or one that forgets the rest of the tree, differs at some node."""
     tree, beliefs = random_tree(3, num_rollouts=num_rollouts), Beliefs()
-    beliefs.undecided_variance.add(0.9, 1, 1.3, 0.1)
-    beliefs.undecided_variance.add(0.3, 4, 0.4, 0.1)
+    beliefs.undecided_variance.add(0.9, 1, 1.3, expecting(0.0, 0.1))
+    beliefs.undecided_variance.add(0.3, 4, 0.4, expecting(0.0, 0.1))
     beliefs.update(tree, range(len(tree)))
     inner, means, variances = by_matrix(tree, beliefs)
     np.testing.assert_allclose(beliefs.mean[inner], means, rtol=1e-3, atol=1e-4)
@@ -76,11 +81,23 @@ def test_what_is_undecided_is_learnt_from_the_reward():
     assert rugged[0] > 0.5 * rugged[3]
 
 
+def test_each_explanation_expects_what_the_joint_normal_law_says():
+    """Three completions below s, and a mean known from elsewhere: m(s) given all that, were V(s) another."""
+    rewards, above = np.array([0.4, 1.0, -0.2]), (0.5, 0.8)
+    expected = Expected((3.0 / 2.0, rewards.sum() / 2.0), (above[1], above[0] * above[1]), 2.0)
+    for undecided in (0.1, 2.0, 7.0):
+        covariance = 1.0 / above[1] + undecided * np.eye(3)
+        gain = np.ones(3) / above[1] @ np.linalg.inv(covariance)
+        miss, known_variance = expected.under(undecided, 0.9)
+        assert miss == pytest.approx(0.9 - (above[0] + gain @ (rewards - above[0])))
+        assert known_variance == pytest.approx(1.0 / above[1] - gain @ np.ones(3) / above[1])
+
+
 def test_without_any_miss_the_shape_is_the_first_guess():
     """Rewards that are all alike must not end in a division by zero."""
     variance = UndecidedVariance()
     assert variance(np.array([0.5]), np.array([3]))[0] == pytest.approx(0.5)
-    variance.add(0.5, 3, 0.0, 0.0)
+    variance.add(0.5, 3, 0.0, expecting(0.0, 1e-9))
     assert variance(np.array([0.25]), np.array([5]))[0] == pytest.approx(0.25)
 
 
@@ -90,7 +107,7 @@ def test_a_reward_of_the_first_tokens_is_known_by_depth_whatever_is_left_to_writ
     variance = UndecidedVariance()
     for _ in range(200):
         depth, left = int(rng.integers(6)), int(rng.integers(1, 30))
-        variance.add(left / (depth + left), depth, float(rng.normal()) if depth < 3 else 0.0, 0.01)
+        variance.add(left / (depth + left), depth, float(rng.normal()) if depth < 3 else 0.0, expecting(0.0, 0.01))
     shares = np.array([0.7, 0.7])
     before, behind = variance(shares, np.array([2, 3]))
     assert behind < 0.05 < 0.3 < before
@@ -104,6 +121,6 @@ def test_a_reward_of_what_is_left_is_not_mistaken_for_one_of_depth():
         for _ in range(400):
             depth, left = int(rng.integers(20)), int(rng.integers(1, 30))
             share = left / (depth + left)
-            variance.add(share, depth, float(rng.normal()) * share**0.5, 0.0)
+            variance.add(share, depth, float(rng.normal()) * share**0.5, expecting(0.0, 1e-9))
         found.append(variance(np.array([0.9, 0.9, 0.1, 0.1]), np.array([2, 1000, 2, 1000])))
     np.testing.assert_allclose(np.mean(found, axis=0), [0.9, 0.9, 0.1, 0.1], rtol=0.6)  # few misses leave room for surprise

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from maxent_ts.search.completions import reward_of
-from maxent_ts.search.undecided import UndecidedVariance
+from maxent_ts.search.undecided import Expected, UndecidedVariance
 from maxent_ts.sums import FEW_CHILDREN, ChildTable
 from maxent_ts.tree import NO_COMPLETION, NO_PARENT, Tree
 
@@ -175,7 +175,14 @@ class Beliefs:
             node = tree.parent[leaf]
             while node >= self._num_nodes:
                 node = tree.parent[node]
-            miss = tree.best_reward[leaf] - float(self.mean[node])
             # The tree has changed since; what counts is what was expected then.
             share = float(self.to_write[node]) / (tree.depth[node] + float(self.to_write[node]))
-            self.undecided_variance.add(share, tree.depth[node], miss, float(self.variance[node]))
+            undecided = max(float(self.undecided[node]), self._floor)
+            expected = Expected(self._up[node], _less(self._total[node], self._up[node]), undecided)
+            self.undecided_variance.add(share, tree.depth[node], tree.best_reward[leaf], expected)
+
+
+def _less(total: tuple[float, float], part: tuple[float, float]) -> tuple[float, float]:
+    """The rest of a message; nothing where only rounding is left."""
+    precision = total[0] - part[0]
+    return (precision, total[1] - part[1]) if precision > 1e-12 * total[0] else (0.0, 0.0)

@@ -3,13 +3,54 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["UndecidedVariance"]
+__all__ = ["Expected", "UndecidedVariance"]
 
 SMALLEST_SHARE = 1e-4
 """Of the largest mean square miss: below it a bin's misses count as none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What was known of the mean reward m(s) at a prefix s before a completion arrived there.
+
+    Attributes:
+        below: Gaussian message to m(s) from the completions below s, as precision and precision × mean.
+        above: From all others.
+        undecided: The V(s) that `below` was made with, above 0.
+    """
+
+    below: tuple[float, float]
+    above: tuple[float, float]
+    undecided: float
+
+    def under(self, undecided: float, reward: float) -> tuple[float, float]:
+        """How far a reward is from its expectation were V(s) this one, and the variance of m(s) then."""
+        scale = self.undecided / undecided if undecided > 0.0 else 1.0
+        precision = scale * self.below[0] + self.above[0]
+        return reward - (scale * self.below[1] + self.above[1]) / precision, 1.0 / precision
+
+
+@dataclass(frozen=True, slots=True)
+class _Guess:
+    """What one explanation had expected of a completion: V(s), how far the reward was off, and the variance of m(s)."""
+
+    undecided: float
+    miss: float
+    known_variance: float
+
+    def square(self) -> float:
+        """The part of miss² that is V's, and not that of a mean little known."""
+        whole = self.undecided + self.known_variance
+        return self.miss * self.miss * (self.undecided / whole if whole > 0.0 else 0.5)
+
+    def log_density(self, floor: float) -> float:
+        """Of the reward, but for a constant."""
+        variance = self.undecided + self.known_variance + floor
+        return -0.5 * (math.log(variance) + self.miss * self.miss / variance) if variance > 0.0 else 0.0
 
 
 class UndecidedVariance:
@@ -22,7 +63,9 @@ class UndecidedVariance:
     reward that the third token decides has no V behind it, whatever is left to write, and shares of completions of unlike lengths
     mix what comes before with what comes after.
 
-    Their mean counts, by the odds that the misses so far give them (Bayesian model averaging: Hoeting et al. 1999).
+    Their mean counts, by the odds that the rewards so far give them (Bayesian model averaging: Hoeting et al. 1999). Each explanation
+    is held to its own expectation of m(s): one that says that nothing is decided below s expects of the next completion there what
+    the first one had.
     """
 
     NUM_BINS = 16
@@ -37,7 +80,7 @@ class UndecidedVariance:
     DEPTHS_PER_DOUBLING = 3
     NUM_DEPTHS = 48
     """Classes of depth: the last begins at 2^(47/3), about 50 000 tokens."""
-    PRIOR_WEIGHT_OF_DEPTH = 0.5
+    PRIOR_WEIGHT_OF_DEPTH = 0.2
     """Of the first explanation against the misses of one class of depth, in observations."""
     FIRST_LOG_ODDS = -4.0
     """Of the second explanation, nats: rewards decided by place are the rarer ones."""
@@ -55,32 +98,32 @@ class UndecidedVariance:
         self._counts_by_depth = np.zeros(self.NUM_DEPTHS)
         self._log_odds = self.FIRST_LOG_ODDS
 
-    def add(self, share: float, depth: int, miss: float, known_variance: float) -> None:
-        """Note a miss.
+    def add(self, share: float, depth: int, reward: float, expected: Expected) -> None:
+        """Note a reward. Each explanation is held to what it would have expected itself.
 
         Args:
             share: Of the completion still to be written where it left the tree, in (0, 1].
             depth: Tokens written there.
-            miss: Reward minus expected reward.
-            known_variance: Posterior variance of the expected reward, which is the part of miss² that is not V.
+            reward: Of the completion.
+            expected: What was known there before.
         """
         classes = self._classes(np.array([depth]))
-        undecided = known_variance
+        by_share = by_depth = expected.undecided
         if self._counts.sum():
-            by_share = self._by_share(np.array([share]))
-            by_share, by_depth = float(by_share[0]), float(self._by_depth(by_share, classes)[0])
-            self._weigh(by_share, by_depth, miss, known_variance)
-            share_of_depth = self._share_of_depth()
-            undecided = (1.0 - share_of_depth) * by_share + share_of_depth * by_depth
-        part = undecided / (undecided + known_variance) if undecided + known_variance > 0.0 else 0.5
+            by_share = float(self._by_share(np.array([share]))[0])
+            by_depth = float(self._by_depth(np.array([by_share]), classes)[0])
+        floor = SMALLEST_SHARE * by_share
+        of_share, of_depth = (_Guess(one, *expected.under(max(one, floor), reward)) for one in (by_share, by_depth))
+        evidence = of_depth.log_density(floor) - of_share.log_density(floor)
+        evidence = min(max(evidence, -self.LARGEST_EVIDENCE), self.LARGEST_EVIDENCE)
+        self._log_odds = min(max(self._log_odds + evidence, -self.LARGEST_LOG_ODDS), self.LARGEST_LOG_ODDS)
         index = min(int(share * self.NUM_BINS), self.NUM_BINS - 1)
         # Early misses tell more of the first guess of V than of V: they are forgotten.
         kept = 1.0 - 1.0 / self.MEMORY if self._counts[index] >= self.MEMORY else 1.0
-        self._sums[index] = kept * self._sums[index] + part * miss * miss
+        self._sums[index] = kept * self._sums[index] + of_share.square()
         self._counts[index] = kept * self._counts[index] + 1.0
-        of_depth = classes[0]
-        self._sums_by_depth[of_depth] += part * miss * miss
-        self._counts_by_depth[of_depth] += 1.0
+        self._sums_by_depth[classes[0]] += of_depth.square()
+        self._counts_by_depth[classes[0]] += 1.0
         self._values = None
 
     def __call__(self, share: np.ndarray, depth: np.ndarray) -> np.ndarray:
@@ -97,16 +140,6 @@ class UndecidedVariance:
     def _share_of_depth(self) -> float:
         """The odds of the second explanation, as a share."""
         return 1.0 / (1.0 + math.exp(-self._log_odds))
-
-    def _weigh(self, by_share: float, by_depth: float, miss: float, known_variance: float) -> None:
-        """Move the odds of the two explanations by what each expected of a miss."""
-        floor = SMALLEST_SHARE * by_share
-        likelihoods = []
-        for undecided in (by_share, by_depth):
-            expected = undecided + known_variance + floor
-            likelihoods.append(-0.5 * (math.log(expected) + miss * miss / expected) if expected > 0.0 else 0.0)
-        evidence = min(max(likelihoods[1] - likelihoods[0], -self.LARGEST_EVIDENCE), self.LARGEST_EVIDENCE)
-        self._log_odds = min(max(self._log_odds + evidence, -self.LARGEST_LOG_ODDS), self.LARGEST_LOG_ODDS)
 
     def _classes(self, depth: np.ndarray) -> np.ndarray:
         classes = (self.DEPTHS_PER_DOUBLING * np.log2(1.0 + depth)).astype(np.int64)
