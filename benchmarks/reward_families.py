@@ -27,7 +27,7 @@ from maxent_ts.registry import METHODS, load
 from maxent_ts.search.run import SearchJob, run_searches
 from maxent_ts.types import Budget, Policy, Tokens
 
-__all__ = ["EMBEDDED_BUDGETS", "FAMILIES", "Instance", "LoggedReward", "embedded", "instance"]
+__all__ = ["EMBEDDED_BUDGETS", "FAMILIES", "Instance", "LoggedReward", "Pool", "embedded", "instance"]
 
 TABLE_BUDGETS = (500, 1500, 5000)
 TEXT_BUDGETS = (1200, 2400, 4800)
@@ -66,6 +66,14 @@ class LoggedReward:
 
 
 @dataclass(frozen=True)
+class Pool:
+    """What a reward counts, so that what several completions hold can be put together."""
+
+    found: Callable[[Tokens], Counter[int]]
+    joined: Callable[[Counter[int], Counter[int]], Counter[int]]
+
+
+@dataclass(frozen=True)
 class Instance:
     """One search to be run by every method."""
 
@@ -77,6 +85,7 @@ class Instance:
     seed: tuple[int, ...]
     prompt: Any = (0,)
     inputs: Mapping[str, Any] = field(default_factory=dict)
+    pool: Pool | None = None
 
 
 def instance(family: str, seed: int) -> Instance:
@@ -84,18 +93,18 @@ def instance(family: str, seed: int) -> Instance:
     rng = np.random.default_rng((seed, sorted(FAMILIES).index(family)))
     if family in ("word", "letter"):
         engine, length = character_ngram().engine(), NUM_CHARACTERS
-        function, noise = _text_reward(family, rng), 0.0
+        function, pool, noise = *_text_reward(family, rng), 0.0
     else:
         num_tokens, length = int(rng.integers(8, 17)), int(rng.integers(12, 21))
         engine = TableEngine.random(num_tokens=num_tokens, concentration=0.5, seed=int(rng.integers(1 << 30)))
-        function, noise = _table_reward(family, num_tokens, length, rng), float(family == "noisy")
+        function, pool, noise = *_table_reward(family, num_tokens, length, rng), float(family == "noisy")
     drawn = LoggedReward(function)
     job = SearchJob("spread", (0,), Policy(length), load(METHODS, "best_of_n", "method"), 1.0, Budget(rollouts=100), (seed, 1))
     (result,) = run_searches([job], engine, drawn)
     if result.error is not None:
         raise result.error
     tilt = SPREADS_PER_TILT / (float(np.std(drawn.true_values)) or 1.0)
-    return Instance(engine, lambda: LoggedReward(function, noise, seed), length, tilt, (seed, 2))
+    return Instance(engine, lambda: LoggedReward(function, noise, seed), length, tilt, (seed, 2), pool=pool)
 
 
 def embedded(task: str, num_items: int, seed: int) -> list[Instance]:
@@ -117,31 +126,42 @@ def embedded(task: str, num_items: int, seed: int) -> list[Instance]:
     ]
 
 
-def _table_reward(family: str, num_tokens: int, length: int, rng: np.random.Generator) -> Callable[[Tokens], float]:
+def _table_reward(
+    family: str, num_tokens: int, length: int, rng: np.random.Generator
+) -> tuple[Callable[[Tokens], float], Pool | None]:
     if family in ("additive", "noisy"):
         table = rng.normal(size=(length, num_tokens)) / math.sqrt(length)
-        return lambda tokens: float(sum(table[i, token] for i, token in enumerate(tokens)))
+        return lambda tokens: float(sum(table[i, token] for i, token in enumerate(tokens))), None
     if family == "sparse":
         patterns = [tuple(int(one) for one in rng.integers(num_tokens - 1, size=3)) for _ in range(3)]
-        return lambda tokens: float(sum(_occurs(pattern, tokens) for pattern in patterns))
+        # A pattern counts once.
+        pool = Pool(
+            lambda tokens: Counter(i for i, one in enumerate(patterns) if _occurs(one, tokens)), lambda ours, theirs: ours | theirs
+        )
+        return lambda tokens: float(pool.found(tokens).total()), pool
     seed = int(rng.integers(1 << 30))
     end = 3 if family == "early" else length
-    return lambda tokens: float(np.random.default_rng((seed, *tokens[:end])).normal())
+    return lambda tokens: float(np.random.default_rng((seed, *tokens[:end])).normal()), None
 
 
 def _occurs(pattern: Sequence[int], tokens: Tokens) -> bool:
     return any(tokens[i : i + len(pattern)] == pattern for i in range(len(tokens)))
 
 
-def _text_reward(family: str, rng: np.random.Generator) -> Callable[[Tokens], float]:
+def _text_reward(family: str, rng: np.random.Generator) -> tuple[Callable[[Tokens], float], Pool | None]:
     vocabulary = character_ngram().vocabulary
     counts = Counter(word for verse in verses() for word in re.findall(r"[a-z]{4,}", verse))
     if family == "word":
         words = [str(word) for word in rng.choice([word for word, count in counts.items() if count >= 3], size=5, replace=False)]
-        return lambda tokens: float(sum(_decode(vocabulary, tokens).count(word) for word in words))
+
+        def found(tokens: Tokens) -> Counter[int]:
+            text = _decode(vocabulary, tokens)
+            return Counter({i: text.count(word) for i, word in enumerate(words)})
+
+        return lambda tokens: float(found(tokens).total()), Pool(found, lambda ours, theirs: ours + theirs)
     letter = str(rng.choice(list("adehinorst")))
     # Short texts are no way out: 16 characters at least are counted.
-    return lambda tokens: _decode(vocabulary, tokens).count(letter) / max(len(tokens), 16)
+    return lambda tokens: _decode(vocabulary, tokens).count(letter) / max(len(tokens), 16), None
 
 
 def _decode(vocabulary: Sequence[str], tokens: Tokens) -> str:

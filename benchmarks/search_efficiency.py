@@ -12,6 +12,10 @@ mean that best-of-N has with half of the largest budget, over the count at which
 interval over instances; inf where it is not reached. What is saved depends on what is aimed at: `a fifth` is the paired difference
 to the reward that best-of-N has with five times the tokens, at each budget. `rank` is the mean rank among the methods shown, over
 instances and budgets, 1 the best, ties shared. `minus best_of_n` is the paired difference of rewards at the largest budget.
+
+Where a reward counts things, `all of BoN` is what all completions of best-of-N hold together. A search that chooses where to go on,
+but not what the model writes there, comes by what it puts together no sooner than the model writes it, so this is about as far
+as any search can be after so many tokens; more than that takes completions unlike those before.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ import json
 import math
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -101,6 +106,19 @@ def measure(instances: Sequence[Instance], methods: Sequence[str], budgets: Sequ
     return found
 
 
+def pooled(one: Instance, budget: int) -> np.ndarray:
+    """What the completions of best-of-N hold together, by generated tokens, float64 [budget + 1]; 0 before the first."""
+    assert one.pool is not None
+    result, _ = search(one, "best_of_n", budget)
+    found, num_tokens, held = np.zeros(budget + 1), 0, Counter[int]()
+    assert result.outcome is not None
+    for completion in result.outcome.completions:
+        num_tokens += len(completion.tokens)
+        held = one.pool.joined(held, one.pool.found(completion.tokens))
+        found[num_tokens:] = held.total()
+    return found
+
+
 def ratio(courses: np.ndarray, baseline: np.ndarray) -> float:
     """Tokens to reach the baseline's mean at half of the budget, over those of the baseline; both have the same columns."""
     goal = baseline.mean(axis=0)[baseline.shape[1] // 2]
@@ -138,6 +156,15 @@ def summarise(found: dict[str, np.ndarray], budgets: Sequence[int], seed: int) -
             "a_fifth": {budget: [one.mean, one.ci95] for budget, one in to_more.items()},
         }
     return rows
+
+
+def add_pooled(
+    rows: dict[str, dict[str, Any]], instances: Sequence[Instance], baseline: np.ndarray, budgets: Sequence[int]
+) -> None:
+    """Add what best-of-N's completions hold together, which is no method: it has no rank."""
+    courses = np.array([pooled(one, budgets[-1]) for one in instances])
+    rows["best_of_n"]["pooled"] = {budget: float(courses[:, budget].mean()) for budget in budgets}
+    rows["best_of_n"]["pooled_tokens_ratio"] = ratio(courses, baseline[:, : budgets[-1] + 1])
 
 
 def _paired(ours: np.ndarray, theirs: np.ndarray) -> PairedDifference:
@@ -186,6 +213,9 @@ def show(family: str, rows: dict[str, dict[str, Any]], num_instances: int, secon
             f"  {row['minus_best_of_n']:+.3f} [{left:+.3f}, {right:+.3f}]"
             f"  {' '.join(f'{mean:+.2f}' for mean, _ in row['a_fifth'].values())}"
         )
+    if "pooled" in rows["best_of_n"]:
+        rewards = "".join(f"{value:9.3f}" for value in rows["best_of_n"]["pooled"].values())
+        print(f"  {'all of BoN':14}{rewards}  {rows['best_of_n']['pooled_tokens_ratio']:8.2f}")
     final = {name: row["reward"][budgets[-1]] for name, row in rows.items()}
     ahead = [name for name in final if final[name] > final["maxent"] + 1e-9]
     if ahead:
@@ -222,6 +252,8 @@ def main() -> None:
             instances = embedded(family, min(arguments.embedded, num_instances), arguments.seed)
         found = measure(instances, methods, budgets)
         tables[family] = summarise(found, budgets, arguments.seed)
+        if instances[0].pool is not None:
+            add_pooled(tables[family], instances, found["best_of_n"], budgets)
         show(family, tables[family], len(instances), time.perf_counter() - start)
         sys.stdout.flush()
     print("\nmean rank over families: " + ", ".join(f"{name} {mean_rank(tables, name):.2f}" for name in methods))
