@@ -1,9 +1,8 @@
-"""One search under way: its generator, its open request, its budget and its meter."""
+"""One search under way: its generator, its open request and its meter."""
 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,7 +14,6 @@ from maxent_ts.errors import EngineError, MaxentError, SettingError
 from maxent_ts.registry import METHODS, METHODS_WITHOUT_LOGPROBS
 from maxent_ts.rewards.base import Reward, other_prompts, prefix_function
 from maxent_ts.search.base import (
-    AS_MANY_AS_AFFORDABLE,
     Answers,
     NextTokens,
     Parallel,
@@ -26,13 +24,11 @@ from maxent_ts.search.base import (
     Search,
     SearchFactory,
 )
+from maxent_ts.search.meter import Meter
 from maxent_ts.search.other_prompts import OtherPrompts
 from maxent_ts.types import Branch, Budget, Completion, Outcome, Policy, Prompt, Target, Tokens, TopTokens, Usage
 
 __all__ = ["Live", "SearchJob", "SearchResult"]
-
-ROLLOUTS_BETWEEN_LOOKS_AT_THE_CLOCK = 16
-"""How many rollouts start at once when only wall time bounds a search: enough for a batch, few enough to stop in time."""
 
 LOOK = 1
 """Ends the stream of a draw of next tokens, which no stream of a rollout has."""
@@ -78,7 +74,7 @@ class Live:
     ) -> None:
         self.job = job
         self.reward = reward
-        self.usage = Usage()
+        self.meter = Meter(job.budget, job.policy.max_new_tokens)
         self.request: Request | None = None
         self.tickets: dict[int, int] = {}
         self.is_done = False
@@ -96,12 +92,6 @@ class Live:
         self._texts: dict[Tokens, str] = {}
         self._other_prompts: OtherPrompts | None = None
         self._other_logprobs: Mapping[str, tuple[float, ...]] = {}
-        self._cost_at: dict[Tokens, int] = {}
-        self._num_finished = 0
-        self._finished: set[Tokens] = set()
-        self._trajectory: list[tuple[int, float]] = []
-        self._best: Completion | None = None
-        self._started = time.perf_counter()
         target = Target(
             job.tilt,
             job.policy.max_new_tokens,
@@ -114,12 +104,17 @@ class Live:
         try:
             self._context = engine.open(job.prompt, job.policy)
             self.usage.prompt_tokens = self._context.num_prompt_tokens
-            self._check_budget()
+            self.meter.check_budget()
             self._check_method()
             self._other_prompts = OtherPrompts(engine, job.prompt, job.policy, other_prompts(reward))
             self._search = job.method(np.random.default_rng(job.seed), target)
         except Exception as error:  # noqa: BLE001 - one failing search must not end the others; the error is in its result
             self.fail(error)
+
+    @property
+    def usage(self) -> Usage:
+        """What it has cost so far."""
+        return self.meter.usage
 
     @property
     def is_ready(self) -> bool:
@@ -134,7 +129,8 @@ class Live:
     @property
     def best(self) -> Completion | None:
         """The completion of the highest reward so far, with its text; None before the first reward."""
-        return None if self._best is None else replace(self._best, text=self.text(self._best.tokens))
+        best = self.meter.best
+        return None if best is None else replace(best, text=self.text(best.tokens))
 
     def resume(self) -> None:
         """Send the last answer in and take the next request."""
@@ -160,25 +156,22 @@ class Live:
         requests = request.requests if isinstance(request, Parallel) else (request,)
         self._answers = [None] * len(requests)
         self.tickets = {}
-        reserved = reserved_rollouts = num_streams = 0
+        self.meter.begin_request()
+        num_streams = 0
         for index, one in enumerate(requests):
             if isinstance(one, Rollouts):
-                length, segments = self._longest(one)
-                is_begun = one.reserve and len(one.prefix) > 0
-                num = self._affordable(one.num, length, reserved, reserved_rollouts, segments, is_begun)
+                num = self.meter.reserve(one)
                 if num == 0:
                     self._answers[index] = Branch((), math.nan)
                     continue
-                reserved, reserved_rollouts = reserved + num * length, reserved_rollouts + num * segments
                 first = self.usage.rollouts + num_streams
                 num_streams += num
                 streams = tuple((*self.job.seed, first + i) for i in range(num))
                 job = RolloutJob(self._context, one.prefix, streams, one.exclude, one.distinct, one.do_sample, one.num_tokens)
             elif isinstance(one, NextTokens):
-                if self._affordable(1, 1, reserved, 0) == 0:
+                if not self.meter.reserve_token():
                     self._answers[index] = TopTokens((), (), ())
                     continue
-                reserved += 1
                 self._num_looks += 1
                 stream = (*self.job.seed, self._num_looks, LOOK) if one.do_sample else None
                 job = NextTokensJob(self._context, one.prefix, one.num, stream)
@@ -219,14 +212,8 @@ class Live:
         """Take the rewards of the open request."""
         self.usage.reward_calls += len(values)
         self._value = tuple(values)
-        if isinstance(self.request, PrefixRewards):
-            self.request = None
-            return
-        best = self._trajectory[-1][1] if self._trajectory else -math.inf
-        for completion, value in zip(self.scored_completions, values, strict=True):
-            if value > best:
-                best, self._best = value, replace(completion, reward=value)
-            self._trajectory.append((self._cost_at.get(completion.tokens, self.usage.generated_tokens), best))
+        if isinstance(self.request, Rewards):
+            self.meter.score(self.request.completions, values)
         self.request = None
 
     def read_answers(self) -> None:
@@ -254,7 +241,7 @@ class Live:
 
     def close(self) -> None:
         """Stop the generator and free the context."""
-        self.usage.seconds = time.perf_counter() - self._started
+        self.meter.stop()
         if self._search is not None:
             self._search.close()
         if self._other_prompts is not None:
@@ -266,15 +253,7 @@ class Live:
 
     def result(self) -> SearchResult:
         """What became of it."""
-        return SearchResult(self.job, self._outcome, self.usage, self._error, tuple(self._trajectory), self._other_logprobs)
-
-    def _check_budget(self) -> None:
-        budget, length = self.job.budget, self.job.policy.max_new_tokens
-        if budget.generated_tokens is not None and budget.generated_tokens < length:
-            raise SettingError(
-                f"The budget of {budget.generated_tokens} generated tokens does not cover one completion of max_new_tokens="
-                f"{length}. Raise the budget or lower max_new_tokens."
-            )
+        return SearchResult(self.job, self._outcome, self.usage, self._error, tuple(self.meter.trajectory), self._other_logprobs)
 
     def _check_method(self) -> None:
         """Refuse a method of the package's own that would take NaN for log p; a method of the user's may know what it does."""
@@ -287,34 +266,6 @@ class Live:
                 f"{', '.join(sorted(METHODS_WITHOUT_LOGPROBS))}."
             )
 
-    def _longest(self, request: Rollouts) -> tuple[int, int]:
-        """The most tokens and rollouts that one rollout of a request can take; with `reserve`, to the completion's end."""
-        length = self.job.policy.max_new_tokens - len(request.prefix)
-        if request.num_tokens is None:
-            return length, 1
-        if request.reserve:
-            return length, max(1, math.ceil(length / request.num_tokens))
-        return min(length, request.num_tokens), 1
-
-    def _affordable(
-        self, num: int, length: int, reserved: int, reserved_rollouts: int, segments: int = 1, is_begun: bool = False
-    ) -> int:
-        """How many of `num` rollouts fit if each becomes as long as it can, in `segments` rollouts."""
-        budget, usage = self.job.budget, self.usage
-        if budget.generated_tokens is None and budget.rollouts is None:
-            if budget.seconds is not None:
-                num = min(num, ROLLOUTS_BETWEEN_LOOKS_AT_THE_CLOCK)
-            elif num == AS_MANY_AS_AFFORDABLE:
-                raise SettingError("The search has no end: give num_rollouts, or a budget in generated tokens or seconds.")
-        has_begun = is_begun or usage.rollouts == 0
-        if budget.seconds is not None and not has_begun and time.perf_counter() - self._started > budget.seconds:
-            return 0
-        if budget.generated_tokens is not None:
-            num = min(num, (budget.generated_tokens - usage.generated_tokens - reserved) // max(1, length))
-        if budget.rollouts is not None:
-            num = min(num, (budget.rollouts - usage.rollouts - reserved_rollouts) // segments)
-        return max(0, num)
-
     def _deliver(self) -> None:
         """Meter the answers in the order of the request, and make them the value to send."""
         if isinstance(self.request, Rewards):
@@ -323,21 +274,10 @@ class Live:
             return
         requests = self.request.requests if isinstance(self.request, Parallel) else (self.request,)
         for one, answer in zip(requests, self._answers, strict=True):
-            if isinstance(answer, Branch) and isinstance(one, Rollouts):
-                self.usage.rollouts += len(answer.thrown_away)
-                self.usage.generated_tokens += sum(answer.thrown_away)
-                for rollout in answer.rollouts:
-                    if self._has_logprobs and not all(math.isfinite(logprob) for logprob in rollout.logprobs):
-                        self.fail(EngineError("The engine returned a log-probability that is not finite for a token it drew."))
-                    num_tokens = rollout.num_generated_tokens
-                    self.usage.rollouts += 1
-                    self.usage.generated_tokens += len(rollout.tokens) if num_tokens is None else num_tokens
-                    self._cost_at.setdefault(one.prefix + rollout.tokens, self.usage.generated_tokens)
-                    if rollout.finish_reason != "unfinished":
-                        self._num_finished += 1
-                        self._finished.add(one.prefix + rollout.tokens)
-            elif isinstance(answer, TopTokens):
-                self.usage.generated_tokens += len(answer.tokens) > 0
+            self.meter.count(one, answer)
+            rollouts = answer.rollouts if isinstance(answer, Branch) else ()
+            if self._has_logprobs and not all(math.isfinite(logprob) for rollout in rollouts for logprob in rollout.logprobs):
+                self.fail(EngineError("The engine returned a log-probability that is not finite for a token it drew."))
         self._value = tuple(self._answers) if isinstance(self.request, Parallel) else self._answers[0]
 
     def _completed(self, outcome: Outcome) -> Outcome:
@@ -350,6 +290,6 @@ class Live:
         info = dict(outcome.info)
         if outcome.weights:
             info["ess"] = 1.0 / math.fsum(weight * weight for weight in outcome.weights)
-        if self._num_finished:
-            info["duplicate_rate"] = 1.0 - len(self._finished) / self._num_finished
+        if (duplicate_rate := self.meter.duplicate_rate()) is not None:
+            info["duplicate_rate"] = duplicate_rate
         return replace(outcome, completions=completions, info=info)
