@@ -63,9 +63,9 @@ class UndecidedVariance:
     reward that the third token decides has no V behind it, whatever is left to write, and shares of completions of unlike lengths
     mix what comes before with what comes after.
 
-    Their mean counts, by the odds that the rewards so far give them (Bayesian model averaging: Hoeting et al. 1999). Each is held to
-    its own expectation of m(s): one that says that nothing is decided below s expects of the next completion there what the first
-    one had.
+    Their mean counts, by the odds that the rewards so far give them (Bayesian model averaging: Hoeting et al. 1999). Each is held
+    to its own expectation of m(s): one that says that nothing is decided below s expects of the next completion there what the
+    first one had.
     """
 
     NUM_BINS = 16
