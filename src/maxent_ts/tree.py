@@ -28,7 +28,7 @@ import numpy as np
 from maxent_ts.sums import FEW_CHILDREN, ChildTable, log_add, log_sum, log_sum_of_many
 from maxent_ts.types import Completion, FinishReason, Rollout, Target, Tokens
 
-__all__ = ["NO_COMPLETION", "NO_PARENT", "ROOT", "Tree"]
+__all__ = ["GUESS_WEIGHT", "NO_COMPLETION", "NO_PARENT", "ROOT", "Tree"]
 
 GUESS_WEIGHT = 1.0
 """Of a reward's guess for a prefix, in completions."""

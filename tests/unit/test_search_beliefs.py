@@ -54,6 +54,24 @@ def test_messages_give_the_posterior_of_the_joint_normal_law(num_rollouts):
     np.testing.assert_allclose(beliefs.variance[inner], variances, rtol=1e-3, atol=1e-4)
 
 
+def test_a_guess_of_the_reward_counts_as_a_completion_below_its_prefix():
+    """The same messages come from a leaf of that reward."""
+    guessed, seen = (Tree(Target(1.0, 3)) for _ in range(2))
+    for tree in (guessed, seen):
+        tree.extend([(ROOT, Rollout((0, 1, 2), (-1.0, -1.0, -1.0), "length"), 0.3)])
+    inner = guessed.children[ROOT][0]
+    guessed.set_guess(inner, 2.0)
+    seen.extend([(inner, Rollout((5, 2), (-1.0, -1.0), "length"), 2.0)])
+    means = []
+    for tree in (guessed, seen):
+        beliefs = Beliefs()
+        beliefs.undecided_variance = lambda share, depth: np.where(depth == 0, 3.0, 2.0)
+        beliefs.update(tree, range(len(tree)))
+        means.append((beliefs.mean[[ROOT, inner]], beliefs.variance[[ROOT, inner]]))
+    np.testing.assert_allclose(means[0], means[1], rtol=1e-6)
+    assert means[0][0][1] > 0.3
+
+
 def learnt(reward_of, *, length=12, num=400):
     """V after whole draws and short ones of a reward, as a search makes them."""
     rng = np.random.default_rng(0)

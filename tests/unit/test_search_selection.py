@@ -10,6 +10,7 @@ from scipy.integrate import quad
 from scipy.stats import norm
 
 from maxent_ts.errors import SettingError
+from maxent_ts.search.beliefs import Beliefs
 from maxent_ts.search.selection import SEGMENT_TOKENS, ByImprovement, ByUnseenValue, Frontier, by_bound, log_expected_excess
 from maxent_ts.tree import ROOT, Tree
 from maxent_ts.types import Rollout, Target
@@ -62,23 +63,33 @@ def test_improvement_prefers_the_prefix_of_what_was_good():
     assert tree.prefix(node)[:1] == (1,)
 
 
-def test_the_unseen_value_is_the_posterior_mass_outside():
-    """Without optimism the rule takes the node with the most of p·ρ·U."""
-    tree = random_tree(3, num_rollouts=25)
+def test_the_unseen_value_is_the_posterior_mass_expected_outside():
+    """Without optimism the rule takes the node with the most of p·ρ·exp(λ m)."""
+    tree, beliefs = random_tree(3, num_rollouts=25), Beliefs()
     (node,) = Frontier(ByUnseenValue(optimism=0.0))(tree, range(len(tree)), 1)
-    mass = [tree.path_logprob[i] + tree.log_leave(i) if tree.log_unseen[i] > -math.inf else -math.inf for i in range(len(tree))]
+    beliefs.update(tree, range(len(tree)))
+    mass = [tree.path_logprob[i] + tree.log_unseen[i] + tree.target.tilt * beliefs.mean[i] for i in range(len(tree))]
     assert node == int(np.argmax(mass))
+    assert tree.depth[node] > 0
 
 
-def test_scores_kept_between_rounds_are_those_of_a_new_rule():
+class ScoredAnew(ByUnseenValue):
+    """Keeps no score."""
+
+    def is_stale(self, tree, touched):
+        super().is_stale(tree, touched)
+        return True
+
+
+def test_scores_kept_between_rounds_are_those_made_anew():
     """A path that changed without being scored again would be chosen by what it was."""
-    kept = Frontier(ByUnseenValue(optimism=0.0))
+    kept, anew = Frontier(ByUnseenValue()), Frontier(ScoredAnew())
     tree = random_tree(6, num_rollouts=20)
     rng = np.random.default_rng(0)
     touched = range(len(tree))
-    for _ in range(30):
+    for _ in range(60):
         (node,) = kept(tree, touched, 1)
-        assert [node] == Frontier(ByUnseenValue(optimism=0.0))(tree, range(len(tree)), 1)
+        assert [node] == anew(tree, touched, 1)
         tokens = tuple(int(one) for one in rng.integers(9, 40, size=tree.target.max_new_tokens - tree.depth[node]))
         rollout = Rollout(tokens, tuple(-6.0 for _ in tokens), "length")
         touched = tree.extend([(node, rollout, float(rng.normal()))])

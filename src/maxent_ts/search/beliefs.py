@@ -21,7 +21,7 @@ import numpy as np
 from maxent_ts.search.completions import reward_of
 from maxent_ts.search.undecided import Expected, UndecidedVariance
 from maxent_ts.sums import FEW_CHILDREN, ChildTable
-from maxent_ts.tree import NO_COMPLETION, NO_PARENT, Tree
+from maxent_ts.tree import GUESS_WEIGHT, NO_COMPLETION, NO_PARENT, Tree
 
 __all__ = ["GROWTH_BEFORE_REFRESH", "Beliefs"]
 
@@ -82,6 +82,10 @@ class Beliefs:
         self._pass(tree, range(len(tree)) if is_full else touched)
         return is_full
 
+    def spread(self, nodes: np.ndarray) -> np.ndarray:
+        """Standard deviation of the reward of the next completion from nodes: float64 [number of nodes]."""
+        return np.sqrt(self.undecided[nodes] + self.variance[nodes])
+
     def _pass(self, tree: Tree, nodes: Sequence[int]) -> None:
         indices = np.asarray(nodes, dtype=np.int64)
         to_write = np.array([tree.mean_to_write(node) for node in nodes])
@@ -102,13 +106,18 @@ class Beliefs:
         self.undecided[indices], self.to_write[indices] = undecided, to_write
 
     def _message_up(self, tree: Tree, node: int) -> tuple[float, float]:
-        """What lies below a node says about m(node): precision, precision × mean."""
+        """What lies below a node says about m(node), and the reward's guess there: precision, precision × mean."""
         children = tree.children[node].values()
-        if len(children) > FEW_CHILDREN:
-            return self._message_up_of_many(tree, node)
-        precision = weighted = 0.0
         variances, up, floor = self._variances, self._up, self._floor
         own = variances[node]
+        precision = weighted = 0.0
+        guess = tree.guess[node]
+        if guess is not None:
+            precision = GUESS_WEIGHT / max(own, floor)
+            weighted = precision * guess
+        if len(children) > FEW_CHILDREN:
+            of_many = self._message_up_of_many(tree, node)
+            return precision + of_many[0], weighted + of_many[1]
         for child in children:
             if tree.completion[child] != NO_COMPLETION:
                 one = 1.0 / max(own, floor)

@@ -88,7 +88,7 @@ def maxent_sample(
 ) -> Search:
     """Draw completions from π, without ever paying for one twice.
 
-    Branches where most of π is unseen: p(s)·ρ(s)·U(s), with some optimism about U. What is returned is drawn from the tree
+    Branches where most of π is expected unseen, with some optimism. What is returned is drawn from the tree
     it has grown: to a child ∝ p·W, out of the tree at s ∝ ρ(s)·U(s), where the model itself goes on. Rollouts for that are
     kept from the budget. Once all is seen, the draws are from π.
 

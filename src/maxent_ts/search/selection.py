@@ -19,8 +19,7 @@ import numpy as np
 from scipy.special import log_ndtr, ndtr
 
 from maxent_ts.errors import SettingError
-from maxent_ts.search.beliefs import GROWTH_BEFORE_REFRESH, Beliefs
-from maxent_ts.search.completions import reward_of
+from maxent_ts.search.beliefs import Beliefs
 from maxent_ts.tree import NO_PARENT, ROOT, Tree
 
 __all__ = ["BranchOn", "ByImprovement", "ByUnseenValue", "Frontier", "Score", "Select", "by_bound"]
@@ -33,7 +32,7 @@ PENALTY_IN_FLIGHT = 1.0
 
 
 NUM_COMPLETIONS_TO_JUDGE_BY = 4
-"""Below this `ByImprovement` knows too little of the spread of rewards, and follows the model."""
+"""Below this too little is known of the spread of rewards."""
 
 WORTH = 0.3
 """An improvement counts from so many standard deviations of the model's rewards: without it, last words are polished."""
@@ -121,34 +120,31 @@ class Frontier:
 class ByUnseenValue:
     """The posterior mass that lies outside the tree at a node, seen with some optimism.
 
-        log p(s) + log ρ(s) + log U(s) + c λ σ √(share of the completion still to be written)
+        log p(s) + log ρ(s) + λ (m(s) + c √(V(s) + var m(s)))
 
-    Without the last term it is π restricted to what is unseen. U(s) rests on few completions; the last term allows for
-    what it may have missed, σ being the standard deviation of the rewards seen.
+    With m(s) the mean reward to come by `Beliefs`, and the root of what is undecided or unknown about a reward there, c times over.
+    With U(s) in place of exp(λ m(s)), and without the last term, it would be π restricted to what is unseen; but U(s) knows only
+    the completions below s, and at a large λ only the best of them.
 
     Args:
         optimism: c.
     """
 
     def __init__(self, optimism: float = 0.5) -> None:
+        self.beliefs = Beliefs()
         self._optimism = optimism
-        self._spread = 0.0
-        self._num_completions = 0
 
-    def is_stale(self, tree: Tree, touched: Sequence[int]) -> bool:  # noqa: ARG002 - the protocol's signature
-        """Whether there are many more completions than when σ was measured."""
-        if len(tree.completions) < GROWTH_BEFORE_REFRESH * self._num_completions:
-            return False
-        self._num_completions = len(tree.completions)
-        self._spread = float(np.std([reward_of(one) for one in tree.completions]))
-        return True
+    def is_stale(self, tree: Tree, touched: Sequence[int]) -> bool:
+        """Whether all beliefs have changed."""
+        return self.beliefs.update(tree, touched)
 
     def __call__(self, tree: Tree, nodes: Sequence[int]) -> np.ndarray:
         """Score nodes."""
-        bonus = self._optimism * tree.target.tilt * self._spread
-        whole = tree.mean_to_write(ROOT)
-        share = np.array([min(tree.mean_to_write(node) / whole, 1.0) for node in nodes])
-        return log_unseen_mass(tree, nodes) + np.array([tree.log_outside[node] for node in nodes]) + bonus * np.sqrt(share)
+        indices = np.asarray(nodes, dtype=np.int64)
+        rewards = self.beliefs.mean[indices]
+        if len(tree.completions) >= NUM_COMPLETIONS_TO_JUDGE_BY:
+            rewards = rewards + self._optimism * self.beliefs.spread(indices)
+        return log_unseen_mass(tree, nodes) + tree.target.tilt * rewards
 
 
 class ByImprovement:
@@ -182,7 +178,7 @@ class ByImprovement:
             return log_unseen_mass(tree, nodes)
         indices = np.asarray(nodes, dtype=np.int64)
         beliefs = self.beliefs
-        spread = np.sqrt(beliefs.undecided[indices] + beliefs.variance[indices])
+        spread = beliefs.spread(indices)
         aim = self._best + WORTH * math.sqrt(beliefs.undecided[ROOT] + beliefs.variance[ROOT])
         log_gain = np.log(spread) + log_expected_excess((beliefs.mean[indices] - aim) / spread)
         log_unseen = np.array([tree.log_unseen[node] for node in nodes])
