@@ -24,7 +24,7 @@ params = xllamacpp.CommonParams()
 params.model.path, params.port, params.hostnames, params.n_parallel = model, port, ["127.0.0.1"], num_slots
 params.n_ctx, params.n_threads_http, params.cpuparams.n_threads, params.cpuparams_batch.n_threads = length * num_slots, 32, 1, 1
 params.warmup, params.kv_unified, params.fit_params = False, False, False
-params.verbosity = 1
+params.verbosity, params.slot_prompt_similarity = 1, float(sys.argv[5])
 server = xllamacpp.Server(params)
 print(server.listening_address, flush=True)
 threading.Event().wait()
@@ -39,10 +39,10 @@ def free_port() -> int:
 
 
 @contextmanager
-def llama_server(model: Path, *, num_slots: int = 4, length: int = 128) -> Iterator[str]:
-    """llama.cpp's own server over a GGUF file; yields its base URL."""
+def llama_server(model: Path, *, num_slots: int = 4, length: int = 128, similarity: float = 0.1) -> Iterator[str]:
+    """llama.cpp's own server over a GGUF file; yields its base URL. `similarity` is its `--slot-prompt-similarity`."""
     port = free_port()
-    command = [sys.executable, "-c", LLAMA_SERVER, str(model), str(port), str(num_slots), str(length)]
+    command = [sys.executable, "-c", LLAMA_SERVER, str(model), str(port), str(num_slots), str(length), str(similarity)]
     with _running(command, f"http://127.0.0.1:{port}") as url:
         yield url
 

@@ -11,7 +11,8 @@ import pytest
 from maxent_ts.engines import openai_client
 from maxent_ts.engines.base import RolloutJob
 from maxent_ts.engines.openai import OpenAIEngine
-from maxent_ts.engines.openai_client import Client, Gate
+from maxent_ts.engines.openai_client import Client
+from maxent_ts.engines.openai_gate import Gate
 from maxent_ts.errors import EngineError, SettingError
 from maxent_ts.registry import METHODS, load
 from maxent_ts.search.run import SearchJob, run_searches
@@ -181,29 +182,6 @@ def test_a_server_that_is_not_there_is_an_error_and_not_a_wait():
         OpenAIEngine(f"http://127.0.0.1:{free_port()}/v1", max_retries=2, timeout=5)
 
 
-def test_the_gate_lets_the_lowest_order_through_and_survives_cancelling():
-    """Catches an order by arrival, and a place that a cancelled request keeps."""
-
-    async def main() -> list[int]:
-        gate, seen = Gate(1), []
-
-        async def one(order: int) -> None:
-            async with gate.turn((order,)):
-                seen.append(order)
-                await asyncio.sleep(0)
-
-        async with gate.turn((0,)):
-            tasks = [asyncio.create_task(one(order)) for order in (5, 1, 4, 2, 3)]
-            await asyncio.sleep(0)
-            tasks[1].cancel()
-        await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 5)
-        async with gate.turn((9,)):
-            seen.append(9)
-        return seen
-
-    assert asyncio.run(main()) == [2, 3, 4, 5, 9]
-
-
 def test_each_prompt_has_one_slot_while_there_are_as_many_prompts(upstream):
     """Catches requests beyond the slots, which llama.cpp puts anywhere, and a prompt that two slots read while others wait."""
     with fault_proxy(upstream) as proxy:
@@ -220,46 +198,3 @@ def test_each_prompt_has_one_slot_while_there_are_as_many_prompts(upstream):
         answers(engine, [RolloutJob(one, (3,), tuple((1, 1, i) for i in range(10)))])
         engine.shut_down()
     assert proxy.most_at_once <= 2
-
-
-def test_the_gate_keeps_a_second_request_of_a_group_waiting():
-    """Catches two of one group at once, and a wait without an end."""
-
-    async def main() -> int:
-        gate, under_way, most = Gate(3), [], 0
-        gate.one_of_each = True
-
-        async def one(group: int, number: int) -> None:
-            nonlocal most
-            async with gate.turn((group, number)):
-                under_way.append(group)
-                most = max(most, under_way.count(group))
-                await asyncio.sleep(0.001)
-                under_way.remove(group)
-
-        await asyncio.wait_for(asyncio.gather(*(one(group, number) for group in range(2) for number in range(6))), 5)
-        return most
-
-    assert asyncio.run(main()) == 1
-
-
-def test_the_gate_spreads_what_goes_at_once_over_groups():
-    """Catches several requests of one prompt at once while another prompt waits: each slot of a server would read each prompt."""
-
-    async def main() -> list[list[int]]:
-        gate, under_way, seen = Gate(2), [], []
-
-        async def one(group: int, number: int) -> None:
-            async with gate.turn((group, (number,))):
-                under_way.append(group)
-                seen.append(sorted(under_way))
-                await asyncio.sleep(0.001)
-                under_way.remove(group)
-
-        await asyncio.gather(*(one(group, number) for group in (1, 2) for number in range(6)))
-        return seen
-
-    seen = asyncio.run(main())
-    assert len(seen) == 12
-    both_wait = seen[2:9]  # the first two went before the second group was there
-    assert all(len(set(groups)) == len(groups) for groups in both_wait)

@@ -39,7 +39,9 @@ def serve(
     served_model_name: Annotated[
         str | None,
         typer.Option(
-            "--served-model-name", help="What requests call the model. \\[default: the last part of MODEL]", rich_help_panel=_SERVER
+            "--served-model-name",
+            help="What requests call the model. \\[default: the last part of its name]",
+            rich_help_panel=_SERVER,
         ),
     ] = None,
     api_key_env: Annotated[
@@ -89,6 +91,7 @@ def serve(
     compat: options.Compat = None,
     engine: options.Engine = None,
     base_url: options.BaseUrl = None,
+    embedder: options.Embedder = None,
     api_key_variable: options.ApiKeyVariable = None,
     dtype: options.DType = None,
     quantization: options.Quantization = None,
@@ -108,6 +111,7 @@ def serve(
                 "compat": compat,
                 "engine": engine,
                 "base_url": base_url,
+                "embedder": embedder,
                 "api_key_variable": api_key_variable,
                 "dtype": dtype,
                 "quantization": quantization,
@@ -164,9 +168,12 @@ def run_serve(
     config = make_config(tasks=("prompt",), **values)
     hide_loading_bars(config.model, quiet=quiet)
     with _bound(host, port) as listening:
+        engine = load_engine(config)
+        is_embedded = config.model == EMBEDDED_MODEL and config.base_url is None
+        model = config.model if config.base_url is None else str(engine.identity["model"])
         settings = ServerSettings(
-            model_name=name or Path(config.model).name,
-            model_path=str(embedded_model_path() if config.model == EMBEDDED_MODEL else config.model),
+            model_name=name or Path(model).name,
+            model_path=str(embedded_model_path() if is_embedded else model),
             num_rollouts=config.num_rollouts,
             max_new_tokens=config.max_new_tokens,
             tilt=config.tilt,
@@ -174,7 +181,7 @@ def run_serve(
             **limits,
         )
         how = uvicorn.Config(
-            create_app(load_engine(config), settings, RewardTable(rewards)),
+            create_app(engine, settings, RewardTable(rewards)),
             log_level="warning" if quiet else "info",
             access_log=not quiet,
             log_config=_logging(LOGGING_CONFIG),

@@ -7,6 +7,7 @@ text. Where it gives texts alone, the methods work that need no log p.
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import os
 import queue
@@ -113,6 +114,8 @@ class OpenAIEngine:
         if self._server.num_slots:
             self._client.gate.bound(self._server.num_slots)
         self._under_way: set[int] = set()
+        self._stepped = asyncio.Event()
+        """Set by the next step: what is submitted before it begins together, so that the gate can choose what goes first."""
 
     @property
     def capabilities(self) -> Capabilities:
@@ -189,6 +192,7 @@ class OpenAIEngine:
         for future in list(context.futures):
             future.cancel()
         context.root = Place()
+        self._client.soon(self._client.gate.forget, context.number)
 
     def submit(self, job: Job) -> int:
         """Begin a job; returns its ticket.
@@ -202,14 +206,16 @@ class OpenAIEngine:
         self._num_tickets += 1
         ticket = self._num_tickets
         self._under_way.add(ticket)
-        future = self._client.start(_answer(self._runner, self._finished, ticket, job))
+        future = self._client.start(_answer(self._runner, self._finished, ticket, job, self._stepped))
         context.futures.add(future)
         future.add_done_callback(context.futures.discard)
         future.add_done_callback(lambda _: self._under_way.discard(ticket))
         return ticket
 
     def step(self) -> list[Finished]:
-        """Wait up to a second for jobs to finish, and return those that have."""
+        """Let jobs submitted since the last step begin, wait up to a second for some to finish, and return those that have."""
+        self._client.soon(self._stepped.set)
+        self._stepped = asyncio.Event()
         found: list[Finished] = []
         try:
             found.append(self._finished.get(timeout=SECONDS_PER_STEP if self._under_way else 0.001))
@@ -308,8 +314,9 @@ def _embedding() -> Any:
         raise MissingExtraError(error.name, "hf") from error
 
 
-async def _answer(runner: JobRunner, finished: queue.SimpleQueue[Finished], ticket: int, job: Job) -> None:
+async def _answer(runner: JobRunner, finished: queue.SimpleQueue[Finished], ticket: int, job: Job, stepped: asyncio.Event) -> None:
     """Carry out one job and report it, whatever becomes of it."""
+    await stepped.wait()
     try:
         if isinstance(job, ScoreJob):
             raise EngineError("This engine does not score given tokens: a server would compute their prompt again for each.")

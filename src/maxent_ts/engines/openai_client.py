@@ -1,4 +1,4 @@
-"""Requests to a server: a few at a time, in an order that its prefix cache likes, tried again where that can help.
+"""Requests to a server, tried again where that can help.
 
 Requests run on an event loop in a thread of their own, so that they go on while searches think and rewards are computed.
 """
@@ -8,29 +8,25 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import email.utils
-import itertools
 import random
 import threading
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 
+from maxent_ts.engines.openai_gate import Gate
 from maxent_ts.errors import EngineError, SettingError
+from maxent_ts.types import Tokens
 
-__all__ = ["Client", "Gate", "Order", "RefusedError"]
+__all__ = ["Client", "RefusedError"]
 
 RETRIED_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 OVERLOADED_STATUSES = frozenset({429, 503})
 FIRST_DELAY, LONGEST_DELAY = 0.25, 30.0
 """Seconds between tries: doubled each time, then a random share of it (full jitter)."""
-
-Order = tuple[Any, ...]
-"""What decides which of the waiting requests goes next. The first entry names its group."""
 
 
 class RefusedError(EngineError):
@@ -39,69 +35,6 @@ class RefusedError(EngineError):
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
         self.status = status
-
-
-class Gate:
-    """Lets at most `limit` requests through at once: of the group with the fewest under way, the lowest order first.
-
-    One at a time they go group by group, and each finds in the server's cache what the last one left. Several at a time are of
-    several groups as far as there are any: a server that keeps a cache for each of its slots, as llama.cpp does, then needs
-    every prompt in one slot only; `one_of_each` keeps a second request of a group waiting. The limit is halved when the
-    server says that it has too much to do, and grows back with every answer.
-    """
-
-    def __init__(self, most: int) -> None:
-        self.limit: float = most
-        self.one_of_each = False
-        """Whether at most one request of a group goes at once."""
-        self._most = most
-        self._num_open: Counter[Any] = Counter()
-        self._numbers = itertools.count()
-        self._waiting: list[tuple[Order, int, asyncio.Future[None]]] = []
-
-    @asynccontextmanager
-    async def turn(self, order: Order) -> AsyncIterator[None]:
-        """Wait for a place and hold it."""
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((order, next(self._numbers), turn))
-        self._wake()
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self._leave(order)
-            raise
-        try:
-            yield
-        finally:
-            self._leave(order)
-
-    def narrow(self) -> None:
-        """Let half as many through."""
-        self.limit = max(1.0, self.limit / 2)
-
-    def bound(self, most: int) -> None:
-        """Never let more than so many through."""
-        self._most = min(self._most, most)
-        self.limit = min(self.limit, float(self._most))
-
-    def widen(self) -> None:
-        """Let one more through for every `limit` answers."""
-        self.limit = min(float(self._most), self.limit + 1 / self.limit)
-
-    def _leave(self, order: Order) -> None:
-        self._num_open[order[:1]] -= 1
-        self._wake()
-
-    def _wake(self) -> None:
-        self._waiting = [one for one in self._waiting if not one[2].done()]
-        while self._waiting and self._num_open.total() < int(self.limit):
-            chosen = min(self._waiting, key=lambda one: (self._num_open[one[0][:1]], one[0], one[1]))
-            if self.one_of_each and self._num_open[chosen[0][:1]]:
-                return
-            self._waiting.remove(chosen)
-            self._num_open[chosen[0][:1]] += 1
-            chosen[2].set_result(None)
 
 
 class Client:
@@ -146,6 +79,11 @@ class Client:
         """Run a coroutine beside the others."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
+    def soon(self, function: Callable[..., object], *arguments: Any) -> None:
+        """Call a function in the thread of the requests, which is the only one to touch the gate."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(function, *arguments)
+
     def shut_down(self) -> None:
         """Cancel what is under way, close the connections and end the thread. May be called twice, and from any thread."""
         if self._loop.is_closed():
@@ -160,15 +98,17 @@ class Client:
         self,
         path: str,
         body: Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None = None,
-        order: Order = (),
         *,
+        group: int = 0,
+        prefix: Tokens = (),
         at_root: bool = False,
         max_retries: int | None = None,
     ) -> dict[str, Any]:
         """Send a request until it is answered; a POST if it has a body.
 
         The same body gives the same answer where the server honours seeds, so a request may be sent again. A function makes
-        its body when its turn has come: large bodies of requests that wait need no memory.
+        its body when its turn has come: large bodies of requests that wait need no memory. When that is, `Gate` decides by the
+        group and the prefix.
 
         Raises:
             RefusedError: if the server answers with a status that another try would not change.
@@ -182,7 +122,7 @@ class Client:
                 await asyncio.sleep(random.uniform(0, min(LONGEST_DELAY, FIRST_DELAY * 2**attempt)))
             while (wait := self._not_before - time.monotonic()) > 0:
                 await asyncio.sleep(wait)
-            async with self.gate.turn(order):
+            async with self.gate.turn(group, prefix):
                 self.num_requests += 1
                 content = body() if callable(body) else body
                 try:

@@ -244,6 +244,7 @@ class JobRunner:
                 f"The server stopped after {reply.num_tokens} of {num} tokens ({reply.finish_reason}). Its context may be too "
                 "short: lower max_new_tokens, or start it with a longer one."
             )
+        self._client.gate.leave(context.number, (*prefix, *(step.token for step in written.steps)))
         written = await self._cut(written, context, prefix)
         context.learn(prefix, written.steps, max(context.num_kept, context.num_top))
         return written
@@ -269,7 +270,7 @@ class JobRunner:
         is_greedy: bool = False,
         **fields: Any,
     ) -> Reply:
-        """Ask for one completion. Requests of one prompt go out together, along the tree: the cache has what they share."""
+        """Ask for one completion. The gate decides when it goes out, and is told what it leaves in the server's cache."""
         policy, server = context.policy, self._server
         body = {
             "model": server.model,
@@ -291,7 +292,8 @@ class JobRunner:
         def whole() -> dict[str, Any]:
             return {**body, **self._writing.body(context, prefix)}
 
-        reply = read_reply(await self._client.ask(server.endpoint, whole, (context.number, prefix)))
+        reply = read_reply(await self._client.ask(server.endpoint, whole, group=context.number, prefix=prefix))
+        self._client.gate.leave(context.number, prefix)
         counter[0] += reply.num_forwarded
         self.num_prompt_tokens += reply.num_prompt_tokens
         self.num_cached_tokens += reply.num_cached_tokens or 0
