@@ -10,8 +10,10 @@ import sys
 import time
 
 import pytest
+import typer
 
 from maxent_ts.cli import main
+from maxent_ts.cli.app import app
 from maxent_ts.records import read_run
 from maxent_ts.registry import METHODS
 
@@ -46,6 +48,23 @@ def test_help_version_and_lists_import_nothing_heavy(arguments):
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
     assert done.stdout.strip()
     assert done.stderr == ""
+
+
+COMMANDS = typer.main.get_command(app).commands
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_what_the_source_says(run, monkeypatch, command):
+    """Catches what rich takes for its markup, as it does `[default: 1]`, and a default that an option has in words only."""
+    monkeypatch.setenv("COLUMNS", "400")
+    code, out, _ = run(command, "--help")
+    assert code == 0
+    assert COMMANDS[command].help in out
+    for parameter in COMMANDS[command].params:
+        assert (parameter.help or "") in out
+        assert "default:" not in (parameter.help or "")
+        if isinstance(parameter.show_default, str):
+            assert f"[default: ({parameter.show_default})]" in out
 
 
 def test_help_is_there_in_half_a_second():
