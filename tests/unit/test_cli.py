@@ -191,7 +191,9 @@ def test_failed_items_give_exit_code_1_unless_they_were_allowed(run, tmp_path):
 
 def test_ctrl_c_gives_exit_code_130_and_a_run_to_continue(tmp_path):
     """Catches an interrupt that ends in a traceback, or in a run directory that refuses to go on."""
-    command = [sys.executable, "-c", "from maxent_ts.cli import main; main()", *map(str, eval_toy(tmp_path))]
+    # A process inherits that SIGINT is ignored, as it is below `nohup … &`. Ctrl-C is for those in which it is not.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from maxent_ts.cli import main; main()"
+    command = [sys.executable, "-c", code, *map(str, eval_toy(tmp_path))]
     samples = tmp_path / "run" / "samples.jsonl"
     process = subprocess.Popen(
         command, env={**os.environ, "TEST_ENGINE_PAUSE": "1.0"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
