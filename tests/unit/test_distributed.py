@@ -13,7 +13,7 @@ import uuid
 import pytest
 
 from maxent_ts.config import make_config
-from maxent_ts.distributed import pool
+from maxent_ts.distributed import executor
 from maxent_ts.engines.table import TableEngine
 from maxent_ts.errors import EngineError, MissingExtraError, SettingError
 from maxent_ts.evaluate import Silent, evaluate
@@ -137,8 +137,8 @@ def test_a_worker_that_is_killed_costs_nothing(cluster, reference, tmp_path):
 
 def test_a_search_that_ends_every_worker_fails_alone(cluster, tmp_path, monkeypatch):
     """Catches a run that never ends, and other searches that fail with it."""
-    monkeypatch.setattr(pool, "NUM_LOSSES_BEFORE_ALONE", 1)
-    monkeypatch.setattr(pool, "NUM_LOSSES_ALONE", 1)
+    monkeypatch.setattr(executor, "NUM_LOSSES_BEFORE_ALONE", 1)
+    monkeypatch.setattr(executor, "NUM_LOSSES_ALONE", 1)
     values = {"limit": 5, "methods": ({"name": "greedy"},)}
     run = evaluate(make(tmp_path, rewards=(f"{FAKES}:kills_its_process",), ray_workers=1, **values))
     errors = {one.example_id: one.error for one in run.records}
