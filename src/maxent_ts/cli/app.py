@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from maxent_ts.cli import models, options, runs, serving
-from maxent_ts.cli.completion import complete_method, complete_task
+from maxent_ts.cli.completion import complete_method
 from maxent_ts.cli.shared import EXIT_INTERRUPTED, ComparisonFormat, Format, explained, note
 
 __all__ = ["app", "main"]
@@ -51,10 +51,7 @@ def _options(version: Annotated[bool, typer.Option("--version", help="Show versi
 
 @app.command("eval")
 def _eval(
-    tasks: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="TASKS", help="demo, tasks by name, or file.py:name.", autocompletion=complete_task),
-    ] = None,
+    tasks: Annotated[list[str] | None, options.TASKS] = None,
     series: options.Series = None,
     question: options.Question = None,
     labels: options.Labels = None,
@@ -127,9 +124,7 @@ def _eval(
     track: options.Track = None,
     quiet: options.Quiet = False,
     _config: options.Config = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the resolved configuration and upper bounds; run nothing.")
-    ] = False,
+    dry_run: options.DryRun = False,
     debug: options.Debug = False,
 ) -> None:
     """Compare methods on tasks at equal generated tokens. The same command again continues where it stopped."""
@@ -327,7 +322,7 @@ def _compare(
 
 @app.command("report")
 def _report(
-    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run directory, such as runs/demo.")],
+    run_dir: options.RunDirectory,
     output: Annotated[Path | None, typer.Option("--output", help="The page.", show_default="RUN_DIR/report.html")] = None,
     export: Annotated[
         Path | None,
@@ -344,7 +339,7 @@ def _report(
 
 @app.command("tree")
 def _tree(
-    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run directory, such as runs/demo.")],
+    run_dir: options.RunDirectory,
     item: Annotated[
         str | None,
         typer.Option(

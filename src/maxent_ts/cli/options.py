@@ -13,6 +13,7 @@ from maxent_ts.cli.completion import (
     complete_preset,
     complete_reward,
     complete_setting,
+    complete_task,
     complete_tracker,
 )
 from maxent_ts.cli.config_file import read_config_file
@@ -29,6 +30,7 @@ __all__ = [
     "DataDir",
     "Debug",
     "Device",
+    "DryRun",
     "Embedder",
     "Engine",
     "Labels",
@@ -53,6 +55,7 @@ __all__ = [
     "Reward",
     "RewardOfRun",
     "RewardWeights",
+    "RunDirectory",
     "Scorer",
     "ScorerOfRun",
     "Seed",
@@ -60,6 +63,7 @@ __all__ = [
     "Set",
     "Shard",
     "StopString",
+    "TASKS",
     "Temperature",
     "KvCacheGib",
     "MinP",
@@ -77,6 +81,11 @@ _SEARCH = "Search"
 _OWN = "Your own series"
 _MANY = "Many processes and machines"
 _CAPS = "Caps: the run ends there and can be continued"
+
+TASKS = typer.Argument(metavar="TASKS", help="demo, tasks by name, or file.py:name.", autocompletion=complete_task)
+"""An argument of its own type where there must be a task and where there need not."""
+
+RunDirectory = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run directory, such as runs/demo.")]
 
 Model = Annotated[
     str | None,
@@ -341,6 +350,7 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 Track = Annotated[
     list[str] | None, typer.Option("--track", help="trackio, wandb or mlflow; repeatable.", autocompletion=complete_tracker)
 ]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the resolved configuration and upper bounds; run nothing.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Nothing but data, and errors.")]
 Config = Annotated[
     Path | None,
