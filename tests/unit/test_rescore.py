@@ -8,7 +8,7 @@ from itertools import accumulate
 import pytest
 
 from maxent_ts.cli import main
-from maxent_ts.errors import DataError, RunDirectoryError
+from maxent_ts.errors import DataError, RunDirectoryError, SettingError
 from maxent_ts.records import read_run
 from maxent_ts.registry import METHODS
 from maxent_ts.rescore import rescore
@@ -40,6 +40,15 @@ def test_the_same_reward_gives_the_same_records(run, tmp_path):
     assert again.summary == run.summary
     assert again.info.rescored["rewards"] == run.info.rewards
     assert again.info.status == "finished"
+
+
+def test_weights_alone_are_those_of_the_run_s_rewards(run, tmp_path):
+    """Catches weights that are silently dropped."""
+    rescore(run.path, tmp_path / "one", rewards=[f"{FAKES}:score_e"], tasks=[LetterTask()])
+    halved = rescore(tmp_path / "one", tmp_path / "halved", reward_weights=[0.5], tasks=[LetterTask()])
+    assert halved.records[0].rewards == [0.5 * value for value in score_e(halved.records[0].texts)]
+    with pytest.raises(SettingError, match="2 reward weights were given for 1 rewards"):
+        rescore(tmp_path / "one", tmp_path / "more", reward_weights=[0.5, 1.0], tasks=[LetterTask()])
 
 
 def test_another_reward_scores_all_completions_and_leaves_the_searches_alone(run, tmp_path):
