@@ -17,8 +17,8 @@ from maxent_ts.cli.app import app
 from maxent_ts.records import read_run
 from maxent_ts.registry import METHODS
 
-FAKES = os.path.join(os.path.dirname(__file__), "evaluation_fakes.py")
-TOY = ["--engine", f"{FAKES}:make_engine", "--model", "toy", "--max-new-tokens", "6", "--num-rollouts", "4"]
+from .toy_runs import FAKES, TOY
+
 HEAVY = ("torch", "transformers", "scipy", "sklearn", "datasets", "pandas", "matplotlib")
 
 

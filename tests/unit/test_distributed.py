@@ -21,7 +21,7 @@ from maxent_ts.evaluate import Silent, evaluate
 from maxent_ts.records import read_run
 
 from .ray_fakes import mark
-from .test_evaluate import count_lines, essence
+from .toy_runs import count_lines, essence
 
 pytest.importorskip("ray", reason="needs the extra ray")
 pytestmark = [
