@@ -30,7 +30,8 @@ from small_cluster import small_cluster
 
 from maxent_ts.config import RunConfig, make_config
 from maxent_ts.distributed.actor import SLICE_SECONDS, Reply
-from maxent_ts.distributed.pool import RayExecutor
+from maxent_ts.distributed.executor import RayExecutor
+from maxent_ts.distributed.workers import Worker, Workers
 from maxent_ts.fingerprint import fingerprint_examples, plain
 from maxent_ts.loading import load_engine
 from maxent_ts.metering import Meter
@@ -43,13 +44,15 @@ from maxent_ts.summary import summarize
 DAY = 86_400.0
 
 
-class Limited(RayExecutor):
-    """Uses only some of its workers, so that one and two can take turns."""
+class Limited(Workers):
+    """Lets only some of them be used, so that one and two can take turns."""
 
     most = 1
 
-    def _ready(self) -> list[Any]:
-        return super()._ready()[: self.most]
+    @property
+    def ready(self) -> list[Worker]:
+        """Those that may be used."""
+        return super().ready[: self.most]
 
 
 def config_of(limit: int, method: str, **changes: Any) -> RunConfig:
@@ -80,20 +83,21 @@ def measure_workers(args: argparse.Namespace) -> dict[str, Any]:
     found: dict[Any, list[dict[str, Any]]] = {count: [] for count in counts} | {"here": []}
     load = []
     with small_cluster(args.workers) as (ray, _):
-        executor = Limited(ray, config, plans, None)
-        executor.most = args.workers
+        workers = Limited(ray, config, plans, None)
+        executor = RayExecutor(workers, config)
+        workers.most = args.workers
         start = time.perf_counter()
-        executor.wait_for(args.workers)
+        workers.wait_for(args.workers)
         started = time.perf_counter() - start
         here = LocalExecutor(config, plans, load_engine(config))
         for _ in range(args.rounds):
             load.append(round(os.getloadavg()[0], 1))
             for count in counts:
-                executor.most = count
+                workers.most = count
                 found[count].append(timed(executor, plans[0]))
             found["here"].append(timed(here, plans[0]))
         costs = driver_costs(ray, args.gpus, found["here"][0]["finished"][0])
-        executor.close()
+        workers.close()
     rate = {name: statistics.median(one["items_per_second"] for one in runs) for name, runs in found.items()}
     records = {name: {done.record.key: done.record for done in runs[0]["finished"]} for name, runs in found.items()}
     equal = sum(records[1][key].tokens == one.tokens for key, one in records["here"].items())

@@ -1,4 +1,4 @@
-"""A small Ray cluster on this machine, for benchmarks: a head that computes nothing, and nodes of one core."""
+"""A small Ray cluster on this machine, for benchmarks and tests: a head that computes nothing, and nodes of one core."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 __all__ = ["add_node", "small_cluster"]
 
@@ -21,19 +22,19 @@ SMALL = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
 @contextmanager
 def small_cluster(num_nodes: int) -> Iterator[tuple[Any, Any]]:
     """Yield the module `ray`, connected, and its cluster of so many nodes; both end with the block."""
-    os.environ |= RAY_SETTINGS
-    import ray
-    from ray.cluster_utils import Cluster
+    with patch.dict(os.environ, RAY_SETTINGS):
+        import ray
+        from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **SMALL})
-    try:
-        ray.init(address=cluster.address, log_to_driver=False, logging_level="error")
-        for _ in range(num_nodes):
-            add_node(cluster)
-        yield ray, cluster
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **SMALL})
+        try:
+            ray.init(address=cluster.address, log_to_driver=False, logging_level="error")
+            for _ in range(num_nodes):
+                add_node(cluster)
+            yield ray, cluster
+        finally:
+            ray.shutdown()
+            cluster.shutdown()
 
 
 def add_node(cluster: Any) -> None:

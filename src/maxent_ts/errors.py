@@ -10,6 +10,7 @@ __all__ = [
     "DataError",
     "EngineError",
     "MaxentError",
+    "MissingColumnError",
     "MissingExtraError",
     "ModelError",
     "OutOfMemoryError",
@@ -62,6 +63,10 @@ class OutOfMemoryError(EngineError):
 
 class RewardError(MaxentError):
     """A reward raised, returned the wrong number of values, or returned something that is not a finite number."""
+
+
+class MissingColumnError(RewardError):
+    """A reward reads a column that is not among the inputs of the example."""
 
 
 class RunDirectoryError(MaxentError):

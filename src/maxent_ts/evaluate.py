@@ -190,7 +190,7 @@ def _executor(
             "An engine that was made in this process cannot run on a Ray cluster: its workers make their own from the "
             "configuration. Name it there (model=…, or engine='file.py:function'), or leave ray out."
         )
-    from maxent_ts.distributed.pool import ray_executor
+    from maxent_ts.distributed.executor import ray_executor
 
     with ray_executor(config, plans, tasks) as executor:
         yield executor

@@ -51,6 +51,7 @@ def rescore(
     Raises:
         RunDirectoryError: if `path` is no run, has no texts (format 1), or `output_dir` cannot be written or holds another run.
         DataError: if the items of a task are no longer those of the run.
+        SettingError: if there is not one weight for each reward.
         MaxentError: if a reward or task cannot be loaded.
     """
     run = read_run(path)
@@ -62,8 +63,8 @@ def rescore(
     if output_dir.resolve() == path.resolve():
         raise RunDirectoryError(f"A rescored run goes to a directory of its own, not into '{path}'. Name it with --output-dir.")
     values = {**run.info.config, "output_dir": output_dir}
-    if rewards:
-        values |= {"rewards": tuple(rewards), "reward_weights": tuple(reward_weights)}
+    if rewards or reward_weights:
+        values |= {"rewards": tuple(rewards) or values["rewards"], "reward_weights": tuple(reward_weights)}
     if scorer is not None:
         values["scorer"] = scorer
     config = make_config(**values)

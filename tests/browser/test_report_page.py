@@ -9,28 +9,19 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from maxent_ts.config import make_config
-from maxent_ts.evaluate import evaluate
 from maxent_ts.fingerprint import plain
 from maxent_ts.records import Record
 from maxent_ts.report.html import write_report
-from tests.unit.evaluation_fakes import FreeTask, LetterTask, make_engine
+from tests.unit.evaluation_fakes import FreeTask, LetterTask
+from tests.unit.toy_runs import make, run_toys
 
 METHODS = ("greedy", "best_of_n", "majority_vote", "maxent")
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    config = make_config(
-        tasks=("letters", "free"),
-        methods=tuple({"name": one} for one in METHODS),
-        num_rollouts=5,
-        max_new_tokens=6,
-        tilt=3.0,
-        model="toy",
-        output_dir=tmp_path_factory.mktemp("run"),
-    )
-    finished = evaluate(config, engine=make_engine("toy", dtype="float32", device="cpu"), tasks=[LetterTask(), FreeTask()])
+    config = make(tmp_path_factory.mktemp("report"), methods=METHODS, tasks=("letters", "free"))
+    finished = run_toys(config, LetterTask(), FreeTask())
     lines = (finished.path / "samples.jsonl").read_text().splitlines()
     records = [Record.model_validate_json(line) for line in lines]
     records[0].error = "<script>document.title = 'broken into'</script>"

@@ -66,6 +66,17 @@ def test_a_reward_that_fails_one_request_leaves_the_others_alone_and_tells_them_
     assert len({str(facts(one.json())) for one in replies if one.status_code == 200}) == 1
 
 
+def test_only_a_reward_that_lacks_a_column_is_answered_with_where_columns_come_from():
+    """Catches advice that has nothing to do with what failed."""
+    body = {"prompt": "ab", "max_tokens": 3, "reward": "claims"}
+    app = application(TableEngine.random(num_tokens=4, seed=1), ["claims"])
+    lacking, unreadable = asked(app, body, {**body, "inputs": {"series": [["high", "low"]]}})
+    assert (lacking.status_code, unreadable.status_code) == (400, 400)
+    assert "are its 'inputs'" in lacking.json()["error"]["message"]
+    assert "cannot measure" in unreadable.json()["error"]["message"]
+    assert "'inputs'" not in unreadable.json()["error"]["message"]
+
+
 def test_all_contexts_are_closed_at_the_end(table_engine):
     """Catches a request whose prompt stays in the engine."""
     open_contexts = []

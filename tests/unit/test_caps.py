@@ -14,7 +14,8 @@ from maxent_ts.records import Record, read_run
 from maxent_ts.search.run import Event, SearchJob, SearchResult
 from maxent_ts.types import Budget, Policy, Usage
 
-from .test_evaluate import FAKES, FailsOnce, count_lines, essence, make, run_letters
+from .test_evaluate import FailsOnce
+from .toy_runs import FAKES, count_lines, essence, make, run_toys
 
 METHODS = ("greedy", "best_of_n", "maxent")
 BUDGET = 30
@@ -22,7 +23,7 @@ BUDGET = 30
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
-    return run_letters(make(tmp_path_factory.mktemp("reference"), methods=METHODS))
+    return run_toys(make(tmp_path_factory.mktemp("reference"), methods=METHODS))
 
 
 def num_tokens(run):
@@ -33,7 +34,7 @@ def num_tokens(run):
 def test_the_cap_on_tokens_is_never_exceeded_and_nearly_used(reference, tmp_path, max_concurrent):
     """Catches searches that start together and overrun the cap, and a run that stops long before it."""
     for cap in (1, 36, 100, 333, num_tokens(reference) - 40):
-        run = run_letters(make(tmp_path, name=str(cap), methods=METHODS, max_total_tokens=cap, max_concurrent=max_concurrent))
+        run = run_toys(make(tmp_path, name=str(cap), methods=METHODS, max_total_tokens=cap, max_concurrent=max_concurrent))
         assert cap - BUDGET < num_tokens(run) <= cap
         assert run.info.status == "capped"
         assert run.info.unrecorded_tokens == 0
@@ -44,11 +45,11 @@ def test_the_cap_on_tokens_is_never_exceeded_and_nearly_used(reference, tmp_path
 def test_a_higher_cap_goes_on_and_none_finishes(reference, tmp_path):
     """Catches a cap that counts this start alone, and a search that is repeated or changed by the cap."""
     for cap in (100, 100, 400, 600):
-        run = run_letters(make(tmp_path, methods=METHODS, max_total_tokens=cap))
+        run = run_toys(make(tmp_path, methods=METHODS, max_total_tokens=cap))
         assert num_tokens(run) <= cap
         assert run.info.status == "capped"
         assert run.summary is not None
-    run = run_letters(make(tmp_path, methods=METHODS))
+    run = run_toys(make(tmp_path, methods=METHODS))
     assert run.info.status == "finished"
     assert essence(run) == essence(reference)
     assert count_lines(run.path / "samples.jsonl") == len(reference.records)
@@ -56,7 +57,7 @@ def test_a_higher_cap_goes_on_and_none_finishes(reference, tmp_path):
 
 def test_a_cap_that_is_just_enough_is_no_cap(reference, tmp_path):
     """Catches a run that did everything and is called capped."""
-    run = run_letters(make(tmp_path, methods=METHODS, max_total_tokens=int(num_tokens(reference)) + BUDGET))
+    run = run_toys(make(tmp_path, methods=METHODS, max_total_tokens=int(num_tokens(reference)) + BUDGET))
     assert run.info.status == "finished"
     assert essence(run) == essence(reference)
 
@@ -73,10 +74,10 @@ def test_tokens_of_searches_that_were_stopped_count(tmp_path):
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_letters(make(tmp_path, methods=METHODS, max_total_tokens=500), watcher=Impatient())
+        run_toys(make(tmp_path, methods=METHODS, max_total_tokens=500), watcher=Impatient())
     stopped = read_run(tmp_path / "run")
     assert stopped.info.unrecorded_tokens > 0
-    run = run_letters(make(tmp_path, methods=METHODS, max_total_tokens=500))
+    run = run_toys(make(tmp_path, methods=METHODS, max_total_tokens=500))
     assert run.info.unrecorded_tokens == stopped.info.unrecorded_tokens
     assert 500 - BUDGET < num_tokens(run) + run.info.unrecorded_tokens <= 500
 
@@ -84,13 +85,13 @@ def test_tokens_of_searches_that_were_stopped_count(tmp_path):
 def test_tokens_of_failed_searches_and_of_a_broken_driver_count(tmp_path):
     """Catches failures that are free."""
     engine = FailsOnce.random(num_tokens=6, concentration=0.5)
-    run = run_letters(make(tmp_path, methods=METHODS, max_total_tokens=600), engine=engine)
+    run = run_toys(make(tmp_path, methods=METHODS, max_total_tokens=600), engine=engine)
     assert engine.num_steps > 40
     assert run.info.unrecorded_tokens > 0
     assert num_tokens(run) + run.info.unrecorded_tokens <= 600
     failing = make(tmp_path, name="failing", methods=METHODS, max_total_tokens=200, rewards=(f"{FAKES}:fails_on_ee",))
     for _ in range(4):
-        run_letters(failing)
+        run_toys(failing)
     lines = (tmp_path / "failing" / "samples.jsonl").read_text().splitlines()
     assert sum(Record.model_validate_json(line).usage["generated_tokens"] for line in lines) <= 200
 
@@ -101,7 +102,7 @@ def test_time_that_is_up_ends_the_run_between_two_steps(reference, tmp_path, mon
     monkeypatch.setattr("maxent_ts.metering.perf_counter", lambda: float(next(ticks)))
     seen = []
     for _ in range(60):
-        run = run_letters(make(tmp_path, methods=METHODS, max_seconds=60.0, max_concurrent=2))
+        run = run_toys(make(tmp_path, methods=METHODS, max_seconds=60.0, max_concurrent=2))
         known = essence(reference)
         assert essence(run) == {record.key: known[record.key] for record in run.records}
         seen.append(run.info.status)

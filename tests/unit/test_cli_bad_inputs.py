@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 
 import pytest
@@ -12,8 +11,8 @@ pytest.importorskip("torch")
 from maxent_ts.records import read_run
 
 from .hf_helpers import save_model
+from .toy_runs import FAKES
 
-FAKES = os.path.join(os.path.dirname(__file__), "evaluation_fakes.py")
 SHORT = ("--max-new-tokens", "6", "--num-rollouts", "3")
 AXIS = '"[0.1, 0.2, 0.3, 0.4, 0.5]"'
 

@@ -13,7 +13,8 @@ from maxent_ts.cli import main
 from maxent_ts.errors import MaxentError
 from maxent_ts.registry import METHODS, REWARDS, TASKS, TRACKERS
 
-FAKES = os.path.join(os.path.dirname(__file__), "evaluation_fakes.py")
+from .toy_runs import FAKES
+
 FILE = f"""
 tasks: [{FAKES}:LetterTask]
 engine: {FAKES}:make_engine

@@ -7,7 +7,7 @@ import pytest
 from maxent_ts.records import read_run
 from maxent_ts.report.tree_choice import choose_tree
 
-from .test_cli import FAKES, TOY
+from .toy_runs import FAKES, TOY
 
 
 @pytest.fixture

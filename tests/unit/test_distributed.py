@@ -11,16 +11,17 @@ import sys
 import uuid
 
 import pytest
+from benchmarks.small_cluster import add_node, small_cluster
 
 from maxent_ts.config import make_config
-from maxent_ts.distributed import pool
+from maxent_ts.distributed import executor
 from maxent_ts.engines.table import TableEngine
 from maxent_ts.errors import EngineError, MissingExtraError, SettingError
 from maxent_ts.evaluate import Silent, evaluate
 from maxent_ts.records import read_run
 
 from .ray_fakes import mark
-from .test_evaluate import count_lines, essence
+from .toy_runs import count_lines, essence
 
 pytest.importorskip("ray", reason="needs the extra ray")
 pytestmark = [
@@ -55,24 +56,10 @@ def make(tmp_path, name="run", **changes):
 def cluster():
     """A head that computes nothing, and two nodes of one core."""
     with pytest.MonkeyPatch.context() as patch:
-        settings = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0"}
-        settings |= {"RAY_memory_monitor_refresh_ms": "0"}  # other programs' memory is no reason to end a worker here
-        settings |= {"MAXENT_TS_TEST_MARK": uuid.uuid4().hex}
-        for name, value in settings.items():
-            patch.setenv(name, value)
-        import ray
-        from ray.cluster_utils import Cluster
-
-        small = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
-        found = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
-        ray.init(address=found.address, log_to_driver=False, logging_level="error")
-        found.small = small
-        for _ in range(2):
-            found.add_node(num_cpus=1, **small)
-        assert sorted(node["Resources"].get("CPU", 0) for node in ray.nodes()) == [0, 1, 1]
-        yield found
-        ray.shutdown()
-        found.shutdown()
+        patch.setenv("MAXENT_TS_TEST_MARK", uuid.uuid4().hex)
+        with small_cluster(2) as (ray, found):
+            assert sorted(node["Resources"].get("CPU", 0) for node in ray.nodes()) == [0, 1, 1]
+            yield found
 
 
 @pytest.fixture(scope="module")
@@ -118,11 +105,11 @@ def test_a_node_that_is_killed_costs_nothing_and_one_that_joins_is_used(cluster,
     def replace_nodes():
         for node in list(cluster.worker_nodes):
             cluster.remove_node(node, allow_graceful=False)
-        cluster.add_node(num_cpus=1, **cluster.small)
+        add_node(cluster)
 
     run = evaluate(make(tmp_path), watcher=At(100, replace_nodes))
     check_equal(run, reference)
-    cluster.add_node(num_cpus=1, **cluster.small)
+    add_node(cluster)
 
 
 def test_a_worker_that_is_killed_costs_nothing(cluster, reference, tmp_path):
@@ -137,8 +124,8 @@ def test_a_worker_that_is_killed_costs_nothing(cluster, reference, tmp_path):
 
 def test_a_search_that_ends_every_worker_fails_alone(cluster, tmp_path, monkeypatch):
     """Catches a run that never ends, and other searches that fail with it."""
-    monkeypatch.setattr(pool, "NUM_LOSSES_BEFORE_ALONE", 1)
-    monkeypatch.setattr(pool, "NUM_LOSSES_ALONE", 1)
+    monkeypatch.setattr(executor, "NUM_LOSSES_BEFORE_ALONE", 1)
+    monkeypatch.setattr(executor, "NUM_LOSSES_ALONE", 1)
     values = {"limit": 5, "methods": ({"name": "greedy"},)}
     run = evaluate(make(tmp_path, rewards=(f"{FAKES}:kills_its_process",), ray_workers=1, **values))
     errors = {one.example_id: one.error for one in run.records}

@@ -135,15 +135,15 @@ def test_running_out_of_memory_in_the_second_pass_loses_no_rollout(monkeypatch):
     """Catches rollouts that are done, have left the batch, and are forgotten."""
     engine = HFEngine(tiny_model(), max_batch_size=4, quantization="rq8", exact_logprobs=True)
     context = engine.open(PROMPTS[1], POLICY)
-    assert engine._exact is not None
-    answer, failures = engine._exact.answer, iter((True, False))
+    assert engine._jobs._exact is not None
+    answer, failures = engine._jobs._exact.answer, iter((True, False))
 
     def failing(*arguments):
         if next(failures, False):
             raise torch.OutOfMemoryError("out of memory")
         return answer(*arguments)
 
-    monkeypatch.setattr(engine._exact, "answer", failing)
+    monkeypatch.setattr(engine._jobs._exact, "answer", failing)
     done = answers(engine, [RolloutJob(context, (), streams(3)), ScoreJob(context, (3, 4))])
     assert len(done[0].answer.rollouts) == 3
     rows = plain_rows(engine._model, context.inputs, (3, 4), POLICY)

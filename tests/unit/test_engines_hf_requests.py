@@ -239,14 +239,14 @@ def test_scores_survive_a_batch_that_is_halved(monkeypatch):
     context = engine.open(PROMPTS[1], POLICY)
     tokens = (4, 5, 6, 7, 8, 9, 10, 11)
     steps = iter(range(100))
-    advance = engine._batch.step
+    advance = engine._jobs._batch.step
 
     def step():
         if next(steps) == 3:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
         return advance()
 
-    monkeypatch.setattr(engine._batch, "step", step)
+    monkeypatch.setattr(engine._jobs._batch, "step", step)
     done = answers(engine, [ScoreJob(context, tokens), ScoreJob(context, tokens[::-1])])
     for one, some in zip(done, (tokens, tokens[::-1]), strict=True):
         rows = plain_rows(model, context.inputs, some, POLICY)

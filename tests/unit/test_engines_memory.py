@@ -39,7 +39,7 @@ def test_the_bytes_are_those_of_the_prompts_own_tensors():
     for kind in ("llama", "gpt2", "gemma3"):
         model = tiny_model(kind)
         engine = HFEngine(model, max_batch_size=2)
-        entry = engine._batch.prefill(torch.arange(70) % 31, None)
+        entry = engine._jobs._batch.prefill(torch.arange(70) % 31, None)
         held = sum(tensor.shape[0] * tensor.shape[2] * tensor.element_size() for tensor in entry.key_values)
         assert held == bytes_per_position(model.config, 4)
 

@@ -11,49 +11,17 @@ import time
 
 import pytest
 
-from maxent_ts.config import make_config
 from maxent_ts.errors import EngineError, RunDirectoryError, SettingError
-from maxent_ts.evaluate import Silent, evaluate
+from maxent_ts.evaluate import Silent
 from maxent_ts.records import read_run, read_tree
 
-from .evaluation_fakes import NUM_ITEMS, FreeTask, LetterTask, SlowTable, make_engine
-
-FAKES = os.path.join(os.path.dirname(__file__), "evaluation_fakes.py")
-METHODS = ("greedy", "sample", "best_of_n", "majority_vote", "maxent")
-
-
-def make(tmp_path, name="run", methods=METHODS, **changes):
-    values = {
-        "tasks": ("letters",),
-        "methods": tuple(one if isinstance(one, dict) else {"name": one} for one in methods),
-        "model": "toy",
-        "num_rollouts": 5,
-        "max_new_tokens": 6,
-        "tilt": 3.0,
-        "output_dir": tmp_path / name,
-    }
-    return make_config(**{**values, **changes})
-
-
-def run_letters(config, task=None, engine=None, **rest):
-    return evaluate(
-        config, engine=engine or make_engine("toy", dtype="float32", device="cpu"), tasks=[task or LetterTask()], **rest
-    )
-
-
-def essence(run, leave_out=()):
-    """What must be equal between two runs. Forwarded tokens depend on what the engine still remembers of other items."""
-    found = {}
-    for record in run.records:
-        values = record.model_dump(exclude=set(leave_out))
-        values["usage"] = {key: value for key, value in record.usage.items() if key not in ("seconds", "forwarded_tokens")}
-        found[record.key] = values
-    return found
+from .evaluation_fakes import NUM_ITEMS, FreeTask, LetterTask, SlowTable
+from .toy_runs import FAKES, METHODS, count_lines, essence, make, run_toys
 
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
-    return run_letters(make(tmp_path_factory.mktemp("reference")))
+    return run_toys(make(tmp_path_factory.mktemp("reference")))
 
 
 def test_every_method_has_a_full_record_of_every_item(reference):
@@ -89,23 +57,23 @@ def test_the_summary_has_what_the_report_and_others_read(reference):
 
 def test_results_do_not_depend_on_what_runs_beside_them(reference, tmp_path):
     """Catches streams named by order of arrival, and searches that see each other."""
-    alone = run_letters(make(tmp_path, max_concurrent=1))
+    alone = run_toys(make(tmp_path, max_concurrent=1))
     assert essence(alone) == essence(reference)
     for method in METHODS:
-        one = essence(run_letters(make(tmp_path, name=method, methods=(method,))))
+        one = essence(run_toys(make(tmp_path, name=method, methods=(method,))))
         assert one == {key: value for key, value in essence(reference).items() if key[1] == method}
 
 
 def test_a_limit_does_not_change_the_items_that_remain(reference, tmp_path):
     """Catches streams named by an item's position in the list."""
-    few = essence(run_letters(make(tmp_path, limit=3)))
+    few = essence(run_toys(make(tmp_path, limit=3)))
     assert few == {key: value for key, value in essence(reference).items() if key in few}
     assert len(few) == 3 * len(METHODS)
 
 
 def test_another_seed_gives_other_results(reference, tmp_path):
     """Catches a seed that goes nowhere."""
-    other = run_letters(make(tmp_path, seed=1))
+    other = run_toys(make(tmp_path, seed=1))
     pairs = list(zip(reference.records, other.records, strict=True))
     assert any(one.text != two.text for one, two in pairs if one.method == "sample")
     assert all(one.text == two.text for one, two in pairs if one.method == "greedy")
@@ -125,7 +93,7 @@ def test_methods_that_draw_alike_draw_the_same_completions_of_an_item(reference)
 def test_tilt_and_settings_of_one_method_reach_that_method_only(tmp_path):
     """Catches settings that are recorded and not used, or used for all."""
     methods = ({"name": "best_of_n", "settings": {"num_rollouts": "2"}}, {"name": "best_of_n_softmax", "tilt": 0.0})
-    run = run_letters(make(tmp_path, methods=methods))
+    run = run_toys(make(tmp_path, methods=methods))
     for record in run.records:
         if record.method == "best_of_n":
             assert (record.usage["rollouts"], record.tilt) == (2, 3.0)
@@ -136,17 +104,17 @@ def test_tilt_and_settings_of_one_method_reach_that_method_only(tmp_path):
 
 def test_a_method_that_votes_is_left_out_where_there_are_no_labels(tmp_path):
     """Catches a vote that fails on every item of a caption task."""
-    run = run_letters(make(tmp_path, tasks=("free",)), FreeTask())
+    run = run_toys(make(tmp_path, tasks=("free",)), FreeTask())
     assert run.info.skipped == {"free": {"majority_vote": "needs labels"}}
     assert {one.method for one in run.records} == set(METHODS) - {"majority_vote"}
     assert all(one.error is None and one.correct is None for one in run.records)
     with pytest.raises(SettingError, match="needs them"):
-        run_letters(make(tmp_path, name="vote", tasks=("free",), methods=("majority_vote",)), FreeTask())
+        run_toys(make(tmp_path, name="vote", tasks=("free",), methods=("majority_vote",)), FreeTask())
 
 
 def test_a_reward_that_raises_fails_its_items_and_no_others(reference, tmp_path):
     """Catches one bad completion that ends the run, and a failure without a traceback to look at."""
-    run = run_letters(make(tmp_path, rewards=(f"{FAKES}:fails_on_ee",)))
+    run = run_toys(make(tmp_path, rewards=(f"{FAKES}:fails_on_ee",)))
     failed = {one.key for one in run.records if one.error is not None}
     assert 0 < len(failed) < len(run.records)
     assert all("two e in a row" in one.error for one in run.records if one.error is not None)
@@ -170,7 +138,7 @@ class BreaksOnItem(LetterTask):
 
 def test_a_bug_outside_the_searches_fails_its_items_and_no_others(reference, tmp_path):
     """Catches a broad failure where the driver itself breaks: here the vote calls a task's reader that raises."""
-    run = run_letters(make(tmp_path), BreaksOnItem())
+    run = run_toys(make(tmp_path), BreaksOnItem())
     assert len(run.records) == len(reference.records)
     failed = {one.key for one in run.records if one.error is not None}
     assert 0 < len(failed) < len(run.records)
@@ -193,7 +161,7 @@ class FailsOnce(SlowTable):
 
 def test_a_failure_of_the_engine_in_the_middle_costs_no_item_its_result(reference, tmp_path):
     """Catches an engine's exception that takes the other searches' results with it."""
-    run = run_letters(make(tmp_path), engine=FailsOnce.random(num_tokens=6, concentration=0.5))
+    run = run_toys(make(tmp_path), engine=FailsOnce.random(num_tokens=6, concentration=0.5))
     assert essence(run) == essence(reference)
     assert count_lines(run.path / "samples.jsonl") == len(reference.records), "a finished search was run again"
 
@@ -212,7 +180,7 @@ def test_failed_items_are_tried_again_and_finished_ones_are_not(reference, tmp_p
             return super().answer(text)
 
     task = Flaky()
-    first = run_letters(make(tmp_path), task)
+    first = run_toys(make(tmp_path), task)
     failed = {one.key for one in first.records if one.error is not None}
     task.broken = False
     seen = []
@@ -221,11 +189,11 @@ def test_failed_items_are_tried_again_and_finished_ones_are_not(reference, tmp_p
         def recorded(self, record):
             seen.append(record.key)
 
-    second = run_letters(make(tmp_path), task, watcher=Watcher())
+    second = run_toys(make(tmp_path), task, watcher=Watcher())
     assert set(seen) == failed
     assert essence(second) == essence(reference)
     task.num_calls = 0
-    third = run_letters(make(tmp_path), task)
+    third = run_toys(make(tmp_path), task)
     assert task.num_calls == 0
     assert third.summary == second.summary
 
@@ -242,20 +210,20 @@ def test_ctrl_c_leaves_a_run_that_can_be_continued(reference, tmp_path):
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_letters(make(tmp_path), watcher=Impatient())
+        run_toys(make(tmp_path), watcher=Impatient())
     half = read_run(tmp_path / "run")
     assert (len(half.records), half.info.status, half.summary) == (7, "interrupted", None)
     assert all(one.error is None for one in half.records)
-    whole = run_letters(make(tmp_path))
+    whole = run_toys(make(tmp_path))
     assert essence(whole) == essence(reference)
 
 
 def test_a_changed_configuration_does_not_mix_with_the_records_there(tmp_path):
     """Catches results of two temperatures in one table."""
-    run_letters(make(tmp_path, methods=("greedy",)))
+    run_toys(make(tmp_path, methods=("greedy",)))
     with pytest.raises(RunDirectoryError, match=r"config\.temperature was 1\.0, now it is 0\.5"):
-        run_letters(make(tmp_path, methods=("greedy",), temperature=0.5))
-    run = run_letters(make(tmp_path, methods=("greedy",), temperature=0.5), overwrite=True)
+        run_toys(make(tmp_path, methods=("greedy",), temperature=0.5))
+    run = run_toys(make(tmp_path, methods=("greedy",), temperature=0.5), overwrite=True)
     assert run.info.config["temperature"] == 0.5
 
 
@@ -304,7 +272,3 @@ def test_kill_9_at_random_moments_changes_no_result(reference, tmp_path):
     assert whole.info.continued == 3
     assert count_lines(samples) == len(reference.records), "an item was computed twice"
     assert essence(whole) == essence(reference)
-
-
-def count_lines(file):
-    return file.read_bytes().count(b"\n") if file.exists() else 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -17,8 +16,8 @@ from maxent_ts.records import read_run
 
 from .evaluation_fakes import TextTask
 from .hf_helpers import save_model
+from .toy_runs import FAKES
 
-FAKES = os.path.join(os.path.dirname(__file__), "evaluation_fakes.py")
 METHODS = ("greedy", "best_of_n", "maxent")
 
 

@@ -11,7 +11,8 @@ from maxent_ts.evaluate import evaluate
 from maxent_ts.registry import METHODS, REWARDS, TASKS
 
 from ..task_data import make_data, make_task
-from .evaluation_fakes import LetterTask, WordTable, make_engine
+from .evaluation_fakes import LetterTask, WordTable
+from .toy_runs import make, run_toys
 
 SEARCHES = tuple(name for name in METHODS if name != "exact")
 
@@ -60,16 +61,7 @@ def kept_records(run):
 
 
 def outputs(task, path):
-    config = make_config(
-        tasks=("letters",),
-        methods=tuple({"name": one} for one in SEARCHES),
-        num_rollouts=6,
-        max_new_tokens=6,
-        tilt=4.0,
-        model="toy",
-        output_dir=path,
-    )
-    run = evaluate(config, engine=make_engine("toy", dtype="float32", device="cpu"), tasks=[task])
+    run = run_toys(make(path, methods=SEARCHES, num_rollouts=6, tilt=4.0), task)
     kept = kept_records(run)
     trees = {(method, file.name): file.read_bytes() for _, method, file in run.trees()}
     return kept, trees, run

@@ -14,8 +14,8 @@ from maxent_ts.record import record_schema
 from maxent_ts.records import Record, read_run
 from maxent_ts.run_directory import RunDirectory
 
-from .test_evaluate import FAKES, make, run_letters
 from .test_records import make_info, make_record
+from .toy_runs import FAKES, make, run_toys
 
 duckdb = pytest.importorskip("duckdb")
 jsonschema = pytest.importorskip("jsonschema")
@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def run(tmp_path_factory):
     rewards = (f"{FAKES}:fails_on_ee",)
     methods = ("greedy", "best_of_n", {"name": "maxent", "settings": {"num_fresh_draws": 3}})
-    return run_letters(make(tmp_path_factory.mktemp("run"), methods=methods, rewards=rewards))
+    return run_toys(make(tmp_path_factory.mktemp("run"), methods=methods, rewards=rewards))
 
 
 @pytest.fixture(scope="module")

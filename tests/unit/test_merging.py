@@ -16,22 +16,21 @@ from maxent_ts.planning import plan
 from maxent_ts.records import read_run
 
 from .evaluation_fakes import NUM_ITEMS
-from .test_evaluate import FAKES, essence, make, run_letters
+from .toy_runs import FAKES, essence, make, run_toys
 
 NUM_SHARDS = 5
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    return run_letters(make(tmp_path_factory.mktemp("whole"), save_trees=7))
+    return run_toys(make(tmp_path_factory.mktemp("whole"), save_trees=7))
 
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
     place = tmp_path_factory.mktemp("shards")
     runs = [
-        run_letters(make(place, name=f"{k}", shard=(k, NUM_SHARDS), save_trees=7, max_concurrent=k))
-        for k in range(1, NUM_SHARDS + 1)
+        run_toys(make(place, name=f"{k}", shard=(k, NUM_SHARDS), save_trees=7, max_concurrent=k)) for k in range(1, NUM_SHARDS + 1)
     ]
     return [run.path for run in runs]
 
@@ -79,7 +78,7 @@ def test_the_whole_command_continues_a_merged_run(shards, tmp_path):
     """Catches an identity that still says shard, so that a merged run could not be gone on with; nothing is left to run."""
     joined = merge(shards, tmp_path / "joined")
     before = (joined.path / "samples.jsonl").read_bytes()
-    again = run_letters(make(tmp_path, name="joined", save_trees=7))
+    again = run_toys(make(tmp_path, name="joined", save_trees=7))
     assert (joined.path / "samples.jsonl").read_bytes() == before
     assert again.info.continued == joined.info.continued + 1
     assert again.info.shards == joined.info.shards
@@ -90,8 +89,8 @@ def test_the_whole_command_continues_a_merged_run(shards, tmp_path):
 def test_failures_and_their_tracebacks_are_joined_too(tmp_path):
     """Catches a failed item that becomes a missing one."""
     reward = {"rewards": (f"{FAKES}:fails_on_ee",)}
-    alone = run_letters(make(tmp_path, **reward))
-    runs = [run_letters(make(tmp_path, name=f"{k}", shard=(k, 2), **reward)) for k in (1, 2)]
+    alone = run_toys(make(tmp_path, **reward))
+    runs = [run_toys(make(tmp_path, name=f"{k}", shard=(k, 2), **reward)) for k in (1, 2)]
     joined = merge([run.path for run in runs], tmp_path / "joined")
     assert essence(joined) == essence(alone)
     assert any(one.error for one in joined.records)
@@ -112,13 +111,13 @@ def test_shards_that_do_not_make_a_run_are_refused(whole, shards, tmp_path):
         merge([*shards, copy], place)
     with pytest.raises(RunDirectoryError, match="not a shard but a whole run"):
         merge([whole.path], place)
-    other = run_letters(make(tmp_path, name="other", shard=(2, 5), save_trees=7, tilt=2.0))
+    other = run_toys(make(tmp_path, name="other", shard=(2, 5), save_trees=7, tilt=2.0))
     with pytest.raises(RunDirectoryError, match=r"not of one run: config\.tilt is 3\.0 in .* and 2\.0 in"):
         merge([shards[0], other.path, *shards[2:]], place)
-    of_two = run_letters(make(tmp_path, name="of_two", shard=(1, 2)))
+    of_two = run_toys(make(tmp_path, name="of_two", shard=(1, 2)))
     with pytest.raises(RunDirectoryError, match=r"a shard of 5 and .* of 2"):
         merge([*shards, of_two.path], place)
-    capped = run_letters(make(tmp_path, name="capped", shard=(3, 5), save_trees=7, max_total_tokens=40))
+    capped = run_toys(make(tmp_path, name="capped", shard=(3, 5), save_trees=7, max_total_tokens=40))
     with pytest.raises(RunDirectoryError, match=r"Shard 3/5 in .* is not finished \(capped, \d of 10 searches\)"):
         merge([*shards[:2], capped.path, *shards[3:]], place)
     assert not place.exists()
@@ -133,16 +132,16 @@ def test_a_shard_that_cannot_be_is_refused(tmp_path):
         with pytest.raises(SettingError, match=f"1 ≤ k ≤ n.*{shard[0]}/{shard[1]}"):
             make(tmp_path, shard=shard)
     with pytest.raises(SettingError, match=f"{NUM_ITEMS} items here.*at most {NUM_ITEMS}"):
-        run_letters(make(tmp_path, shard=(1, NUM_ITEMS + 1)))
+        run_toys(make(tmp_path, shard=(1, NUM_ITEMS + 1)))
 
 
 def test_a_shard_is_continued_as_itself_and_not_as_another(tmp_path):
     """Catches a shard's directory that takes the items of another."""
-    first = run_letters(make(tmp_path, shard=(1, 2), max_total_tokens=200))
+    first = run_toys(make(tmp_path, shard=(1, 2), max_total_tokens=200))
     assert first.info.status == "capped"
     with pytest.raises(RunDirectoryError, match=r"config\.shard\[0\] was 1, now it is 2"):
-        run_letters(make(tmp_path, shard=(2, 2)))
-    assert run_letters(make(tmp_path, shard=(1, 2))).info.status == "finished"
+        run_toys(make(tmp_path, shard=(2, 2)))
+    assert run_toys(make(tmp_path, shard=(1, 2))).info.status == "finished"
 
 
 def test_the_commands(run, tmp_path, monkeypatch):

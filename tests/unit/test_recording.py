@@ -8,16 +8,14 @@ import math
 import numpy as np
 import pytest
 
-from maxent_ts.config import make_config
-from maxent_ts.evaluate import evaluate
 from maxent_ts.fingerprint import example_seed, fingerprint_examples, plain
 from maxent_ts.recording import readable_prompt, tree_with_texts
 from maxent_ts.records import read_run
 from maxent_ts.tasks.base import Example
 from maxent_ts.types import Embeddings, SeriesSegment, TimeSeriesPrompt
 
-from .evaluation_fakes import NUM_ITEMS, FreeTask, LetterTask, make_engine
-from .test_evaluate import FAKES
+from .evaluation_fakes import NUM_ITEMS, FreeTask, LetterTask
+from .toy_runs import FAKES, make, run_toys
 
 
 class WordPieces:
@@ -87,19 +85,16 @@ def test_plain_values_are_json_whatever_they_were():
 
 
 def evaluated(tmp_path, task, method):
-    config = make_config(
-        tasks=(task.name,), methods=(method,), num_rollouts=8, max_new_tokens=6, tilt=3.0, model="toy", output_dir=tmp_path
-    )
-    return evaluate(config, engine=make_engine("toy", dtype="float32", device="cpu"), tasks=[task])
+    return run_toys(make(tmp_path, methods=(method,), tasks=(task.name,), num_rollouts=8), task)
 
 
 def test_what_a_method_estimates_comes_back_from_the_disk_as_it_was(tmp_path):
     """Catches NaN and infinities that become null, zero or an error, and marginals that are dropped or out of order."""
     run = evaluated(tmp_path, LetterTask(), {"name": f"{FAKES}:estimates"})
     assert [record.error for record in run.records] == [None] * NUM_ITEMS
-    for line in (tmp_path / "samples.jsonl").read_text().splitlines():
+    for line in (run.path / "samples.jsonl").read_text().splitlines():
         json.loads(line, parse_constant=pytest.fail)
-    for record in read_run(tmp_path).records:
+    for record in read_run(run.path).records:
         assert record.marginals == {"a": [0.25, 0.125, 0.5], "b": [1.0, 0.0, 1.0]}
         assert math.isnan(record.info.pop("pareto_k_limit"))
         assert record.info == {

@@ -15,9 +15,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from maxent_ts.config import make_config
 from maxent_ts.errors import RunDirectoryError
-from maxent_ts.evaluate import Silent, evaluate
+from maxent_ts.evaluate import Silent
 from maxent_ts.fingerprint import plain
 from maxent_ts.records import Record, read_run, read_tree
 from maxent_ts.report.drawing import svg
@@ -29,7 +28,8 @@ from maxent_ts.report.results import class_table, confusion_drawing, diagnostics
 from maxent_ts.report.tables import Column, Table
 from maxent_ts.report.tree_view import tree_svg
 
-from .evaluation_fakes import FreeTask, LetterTask, make_engine
+from .evaluation_fakes import FreeTask, LetterTask
+from .toy_runs import make, run_toys
 
 METHODS = ("greedy", "best_of_n", "majority_vote", "maxent")
 VOID = {"meta", "br", "link", "img", "hr", "input"}
@@ -37,16 +37,8 @@ VOID = {"meta", "br", "link", "img", "hr", "input"}
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    config = make_config(
-        tasks=("letters", "free"),
-        methods=tuple({"name": one} for one in METHODS),
-        num_rollouts=5,
-        max_new_tokens=6,
-        tilt=3.0,
-        model="toy",
-        output_dir=tmp_path_factory.mktemp("run"),
-    )
-    return evaluate(config, engine=make_engine("toy", dtype="float32", device="cpu"), tasks=[LetterTask(), FreeTask()])
+    config = make(tmp_path_factory.mktemp("report"), methods=METHODS, tasks=("letters", "free"))
+    return run_toys(config, LetterTask(), FreeTask())
 
 
 @pytest.fixture(scope="module")
@@ -301,12 +293,9 @@ def test_a_run_that_was_stopped_has_a_page_too(tmp_path):
             if self.num == 3:
                 raise KeyboardInterrupt
 
-    config = make_config(
-        tasks=("letters",), methods=({"name": "greedy"},), num_rollouts=1, max_new_tokens=4, output_dir=tmp_path / "run"
-    )
-    engine = make_engine("toy", dtype="float32", device="cpu")
+    config = make(tmp_path, methods=("greedy",))
     with pytest.raises(KeyboardInterrupt):
-        evaluate(config, engine=engine, tasks=[LetterTask()], watcher=Stop())
+        run_toys(config, watcher=Stop())
     page = write_report(tmp_path / "run").read_text()
     assert "Not finished" in page
     assert "3 of 12 searches recorded" in page

@@ -8,20 +8,20 @@ from itertools import accumulate
 import pytest
 
 from maxent_ts.cli import main
-from maxent_ts.errors import DataError, RunDirectoryError
+from maxent_ts.errors import DataError, RunDirectoryError, SettingError
 from maxent_ts.records import read_run
 from maxent_ts.registry import METHODS
 from maxent_ts.rescore import rescore
 
 from .evaluation_fakes import FreeTask, LetterTask, score_e
-from .test_evaluate import FAKES, make, run_letters
+from .toy_runs import FAKES, make, run_toys
 
 SEARCHES = tuple(name for name in METHODS if name not in ("exact", "exact_sample"))  # the reward here has no known bound
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return run_letters(make(tmp_path_factory.mktemp("run"), methods=SEARCHES))
+    return run_toys(make(tmp_path_factory.mktemp("run"), methods=SEARCHES))
 
 
 @pytest.fixture(autouse=True)
@@ -40,6 +40,15 @@ def test_the_same_reward_gives_the_same_records(run, tmp_path):
     assert again.summary == run.summary
     assert again.info.rescored["rewards"] == run.info.rewards
     assert again.info.status == "finished"
+
+
+def test_weights_alone_are_those_of_the_run_s_rewards(run, tmp_path):
+    """Catches weights that are silently dropped."""
+    rescore(run.path, tmp_path / "one", rewards=[f"{FAKES}:score_e"], tasks=[LetterTask()])
+    halved = rescore(tmp_path / "one", tmp_path / "halved", reward_weights=[0.5], tasks=[LetterTask()])
+    assert halved.records[0].rewards == [0.5 * value for value in score_e(halved.records[0].texts)]
+    with pytest.raises(SettingError, match="2 reward weights were given for 1 rewards"):
+        rescore(tmp_path / "one", tmp_path / "more", reward_weights=[0.5, 1.0], tasks=[LetterTask()])
 
 
 def test_another_reward_scores_all_completions_and_leaves_the_searches_alone(run, tmp_path):
@@ -117,7 +126,7 @@ def test_scores_never_mix(run, tmp_path):
     place = tmp_path / "scored"
     rescore(run.path, place, tasks=[LetterTask()])
     with pytest.raises(RunDirectoryError, match=r"rescored"):
-        run_letters(make(tmp_path, methods=SEARCHES, output_dir=place))
+        run_toys(make(tmp_path, methods=SEARCHES, output_dir=place))
     with pytest.raises(RunDirectoryError, match=r"config\.rewards"):
         rescore(run.path, place, rewards=[f"{FAKES}:score_e"], tasks=[LetterTask()])
     with pytest.raises(RunDirectoryError, match="directory of its own"):
@@ -138,7 +147,7 @@ def test_other_items_under_the_same_ids_are_refused(run, tmp_path):
 
 def test_a_task_without_labels_is_scored_too(tmp_path):
     """Catches answers that are read where there are none."""
-    run = run_letters(make(tmp_path, tasks=("free",), methods=("best_of_n",)), FreeTask())
+    run = run_toys(make(tmp_path, tasks=("free",), methods=("best_of_n",)), FreeTask())
     scored = rescore(run.path, tmp_path / "scored", tasks=[FreeTask()])
     assert [one.model_dump() for one in scored.records] == [one.model_dump() for one in run.records]
 

@@ -24,8 +24,8 @@ from maxent_ts.run_directory import RunDirectory
 from maxent_ts.summary import summarize
 
 from .evaluation_fakes import LetterTask
-from .test_evaluate import count_lines, essence, make, run_letters
 from .test_records import make_info, make_record
+from .toy_runs import count_lines, essence, make, run_toys
 
 FORMAT_1 = Path(__file__).parents[1] / "data" / "run_format_1"
 METHODS = ("greedy", "best_of_n", "maxent")
@@ -33,7 +33,7 @@ METHODS = ("greedy", "best_of_n", "maxent")
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
-    return run_letters(make(tmp_path_factory.mktemp("reference"), methods=METHODS, save_trees=3))
+    return run_toys(make(tmp_path_factory.mktemp("reference"), methods=METHODS, save_trees=3))
 
 
 @pytest.fixture
@@ -49,10 +49,11 @@ def test_a_full_disk_ends_the_run_keeps_what_was_finished_and_lets_it_go_on(refe
     size = (reference.path / "samples.jsonl").stat().st_size
     known = essence(reference)
     num_before = 0
-    for limit in (size // 5, size // 3, size // 2 + 17, size - 1):
+    # The last limit is inside the last line of every run: the digits of their seconds make one a few bytes shorter than another.
+    for limit in (size // 5, size // 3, size // 2 + 17, size - 100):
         file_size_limit(limit)
         with pytest.raises(RunDirectoryError, match=r"cannot be written.*run the same command to continue"):
-            run_letters(make(tmp_path, methods=METHODS, save_trees=3))
+            run_toys(make(tmp_path, methods=METHODS, save_trees=3))
         file_size_limit(None)
         content = (tmp_path / "run" / "samples.jsonl").read_bytes()
         assert content.endswith(b"\n")
@@ -62,7 +63,7 @@ def test_a_full_disk_ends_the_run_keeps_what_was_finished_and_lets_it_go_on(refe
         assert num_before < len(run.records)
         num_before = len(run.records)
         assert essence(run) == {record.key: known[record.key] for record in run.records}
-    run = run_letters(make(tmp_path, methods=METHODS, save_trees=3))
+    run = run_toys(make(tmp_path, methods=METHODS, save_trees=3))
     assert essence(run) == known
     assert count_lines(run.path / "samples.jsonl") == len(known)
 
@@ -214,11 +215,11 @@ def test_a_run_of_the_first_format_is_read_and_never_written(tmp_path):
     assert {key: value for key, value in found.items() if key in stored} == stored
     config = make(tmp_path, methods=METHODS, limit=2, num_rollouts=4, max_new_tokens=5, tilt=2.0, output_dir=path)
     with pytest.raises(RunDirectoryError, match=r"format 1.*--output-dir"):
-        run_letters(config)
+        run_toys(config)
     with pytest.raises(RunDirectoryError, match="does not hold the texts"):
         rescore(path, tmp_path / "rescored", tasks=[LetterTask()])
     assert before == {file.name: file.read_bytes() for file in path.iterdir() if file.is_file() and file.name != ".lock"}
-    again = run_letters(config, overwrite=True)
+    again = run_toys(config, overwrite=True)
     found, old = (
         # maxent goes by another rule since.
         {one.key: (one.text, one.reward, one.logprob, one.rewards) for one in some.records if one.method != "maxent"}
@@ -243,10 +244,10 @@ def test_a_user_s_reward_that_was_edited_is_another_run(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text("def reward(completions, **columns):\n    return [1.0 for _ in completions]\n")
     changes = {"methods": ("greedy",), "rewards": (f"{file}:reward",)}
-    run_letters(make(tmp_path, **changes))
+    run_toys(make(tmp_path, **changes))
     file.write_text(file.read_text().replace("1.0", "2.0"))
     with pytest.raises(RunDirectoryError, match=r"sources\..*mine\.py:reward was"):
-        run_letters(make(tmp_path, **changes))
+        run_toys(make(tmp_path, **changes))
 
 
 def test_other_weights_of_the_same_rewards_are_another_run(tmp_path):

@@ -17,7 +17,8 @@ from maxent_ts.registry import METHODS_OF_ONE_COMPLETION, METHODS_WITHOUT_SEED, 
 from maxent_ts.report.html import render_report
 from maxent_ts.sweep import expand_variants, split_values
 
-from .test_evaluate import FAKES, NUM_ITEMS, essence, make, run_letters
+from .evaluation_fakes import NUM_ITEMS
+from .toy_runs import FAKES, essence, make, run_toys
 
 AXES = {"num_rollouts": [2, 4], "tilt": [1.0, 3.0], "seed": [0, 1]}
 SETTINGS = {"maxent": {"num_parallel": [1, 3]}}
@@ -82,7 +83,7 @@ def test_values_are_numbers_of_their_kind():
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
-    return run_letters(sweep(tmp_path_factory.mktemp("swept")), num_probe_items=2)
+    return run_toys(sweep(tmp_path_factory.mktemp("swept")), num_probe_items=2)
 
 
 def test_every_variant_has_the_records_it_has_alone(swept, tmp_path):
@@ -98,7 +99,7 @@ def test_every_variant_has_the_records_it_has_alone(swept, tmp_path):
             ({"name": "greedy"}, {"num_rollouts": 5, "tilt": 3.0, "seed": 0}),
         ]
     ):
-        alone = essence(run_letters(make(tmp_path, name=str(index), methods=(method,), **values)), ("variant",))
+        alone = essence(run_toys(make(tmp_path, name=str(index), methods=(method,), **values)), ("variant",))
         shown = [f"{name}={value:g}" for name, value in values.items()]
         (label,) = [
             variant.label
@@ -142,8 +143,8 @@ def test_a_stopped_sweep_goes_on_where_it_was(swept, tmp_path):
 
     for _ in range(3):
         with pytest.raises(KeyboardInterrupt):
-            run_letters(sweep(tmp_path), watcher=Impatient(), num_probe_items=2)
-    run = run_letters(sweep(tmp_path), num_probe_items=2)
+            run_toys(sweep(tmp_path), watcher=Impatient(), num_probe_items=2)
+    run = run_toys(sweep(tmp_path), num_probe_items=2)
     assert essence(run) == essence(swept)
     assert (run.path / "samples.jsonl").read_bytes().count(b"\n") == len(run.records)
 
@@ -162,7 +163,7 @@ def test_the_estimate_comes_from_the_first_two_items_of_every_variant(tmp_path):
             seen.append((estimate, self.num))
 
     methods = ("greedy", "best_of_n")
-    run = run_letters(sweep(tmp_path, methods=methods, settings={}), watcher=Watcher(), num_probe_items=2)
+    run = run_toys(sweep(tmp_path, methods=methods, settings={}), watcher=Watcher(), num_probe_items=2)
     ((estimate, num_recorded),) = seen
     assert num_recorded == estimate.num_searches == 2 * 5
     assert estimate.num_left == (NUM_ITEMS - 2) * 5
@@ -170,13 +171,13 @@ def test_the_estimate_comes_from_the_first_two_items_of_every_variant(tmp_path):
     probe = [one.usage["generated_tokens"] for one in run.records if one.example_id in first]
     assert estimate.generated_tokens == pytest.approx(sum(probe) / 2 * (NUM_ITEMS - 2))
     assert estimate.generated_tokens <= estimate.generated_tokens_at_most == (NUM_ITEMS - 2) * (6 + 2 * 12 + 2 * 24)
-    run_letters(sweep(tmp_path, methods=methods, settings={}), watcher=Watcher(), num_probe_items=2)
+    run_toys(sweep(tmp_path, methods=methods, settings={}), watcher=Watcher(), num_probe_items=2)
     assert len(seen) == 1, "nothing was left to estimate"
 
 
 def test_an_item_that_fails_in_the_probe_is_not_tried_again_in_the_same_start(tmp_path):
     """Catches two records of one failure."""
-    run = run_letters(
+    run = run_toys(
         make(tmp_path, methods=("sample",), rewards=(f"{FAKES}:fails_on_ee",), max_new_tokens=20), num_probe_items=NUM_ITEMS
     )
     assert any(one.error is not None for one in run.records)
@@ -289,7 +290,7 @@ def test_the_page_shows_every_variant(swept):
 
 def test_trees_of_variants_are_kept_apart(tmp_path):
     """Catches the tree of one variant that overwrites another's."""
-    run = run_letters(sweep(tmp_path, methods=("maxent",), axes={"num_rollouts": [2, 4]}, settings={}, limit=2))
+    run = run_toys(sweep(tmp_path, methods=("maxent",), axes={"num_rollouts": [2, 4]}, settings={}, limit=2))
     found = {variant: len(read_tree(file)["completions"]) for _, variant, file in run.trees()}
     assert set(found) == {"maxent[num_rollouts=2]", "maxent[num_rollouts=4]"}
     by_key = {one.key: one for one in run.records}
@@ -298,7 +299,7 @@ def test_trees_of_variants_are_kept_apart(tmp_path):
 
 
 def answers(tmp_path, name, methods, **changes):
-    run = run_letters(make(tmp_path, name=name, methods=sorted(methods), **changes))
+    run = run_toys(make(tmp_path, name=name, methods=sorted(methods), **changes))
     return {one.key: one.text for one in run.records}
 
 

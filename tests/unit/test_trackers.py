@@ -18,8 +18,8 @@ from maxent_ts.evaluate import Silent, Watchers, evaluate
 from maxent_ts.integrations import trackers
 
 from .evaluation_fakes import LetterTask
+from .toy_runs import FAKES
 
-FAKES = os.path.join(os.path.dirname(__file__), "evaluation_fakes.py")
 METHODS = ("greedy", "best_of_n")
 
 

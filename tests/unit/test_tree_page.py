@@ -16,9 +16,7 @@ import pytest
 from rich.console import Console
 
 from maxent_ts import generate
-from maxent_ts.config import make_config
 from maxent_ts.errors import RunDirectoryError, UnknownNameError
-from maxent_ts.evaluate import evaluate
 from maxent_ts.records import read_run
 from maxent_ts.report.tree_choice import choose_tree
 from maxent_ts.report.tree_data import value_bounds, with_texts
@@ -28,23 +26,16 @@ from maxent_ts.search.maxent import maxent_sample
 from tests.conftest import additive_reward, run_one
 
 from .evaluation_fakes import FreeTask, LetterTask, make_engine, share_of_a
+from .toy_runs import make, run_toys
 
 EVIL = "</script><!--<script>alert(1)</script>\u2028&amp;"
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    config = make_config(
-        tasks=("letters", "free"),
-        methods=({"name": "greedy"}, {"name": "maxent"}, {"name": "maxent_sample"}),
-        num_rollouts=6,
-        max_new_tokens=6,
-        tilt=3.0,
-        model="toy",
-        save_trees=2,
-        output_dir=tmp_path_factory.mktemp("run"),
-    )
-    return evaluate(config, engine=make_engine("toy", dtype="float32", device="cpu"), tasks=[LetterTask(), FreeTask()])
+    methods = ("greedy", "maxent", "maxent_sample")
+    config = make(tmp_path_factory.mktemp("trees"), methods=methods, tasks=("letters", "free"), num_rollouts=6, save_trees=2)
+    return run_toys(config, LetterTask(), FreeTask())
 
 
 def embedded(page):

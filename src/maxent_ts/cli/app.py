@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from maxent_ts.cli import models, options, runs, serving
-from maxent_ts.cli.completion import complete_method, complete_task
+from maxent_ts.cli.completion import complete_method
 from maxent_ts.cli.shared import EXIT_INTERRUPTED, ComparisonFormat, Format, explained, note
 
 __all__ = ["app", "main"]
@@ -51,10 +51,7 @@ def _options(version: Annotated[bool, typer.Option("--version", help="Show versi
 
 @app.command("eval")
 def _eval(
-    tasks: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="TASKS...", help="demo, tasks by name, or file.py:name.", autocompletion=complete_task),
-    ] = None,
+    tasks: Annotated[list[str] | None, options.TASKS] = None,
     series: options.Series = None,
     question: options.Question = None,
     labels: options.Labels = None,
@@ -62,7 +59,8 @@ def _eval(
         list[str] | None,
         typer.Option(
             "--method",
-            help="Method name; repeatable. [default: all]",
+            help="Method name; repeatable.",
+            show_default="all",
             rich_help_panel="Search",
             autocompletion=complete_method,
         ),
@@ -79,7 +77,8 @@ def _eval(
         typer.Option(
             "--max-generated-tokens",
             min=1,
-            help="Budget of one search. [default: num_rollouts × max_new_tokens]",
+            help="Budget of one search.",
+            show_default="num_rollouts × max_new_tokens",
             rich_help_panel="Search",
         ),
     ] = None,
@@ -114,7 +113,7 @@ def _eval(
     ray_num_gpus: options.RayNumGpus = None,
     ray_timeout: options.RayTimeout = None,
     output_dir: Annotated[
-        Path | None, typer.Option("--output-dir", help="Run directory. [default: runs/<name of the run>]")
+        Path | None, typer.Option("--output-dir", help="Run directory.", show_default="runs/<name of the run>")
     ] = None,
     overwrite: options.Overwrite = False,
     max_failures: options.MaxFailures = 0,
@@ -125,9 +124,7 @@ def _eval(
     track: options.Track = None,
     quiet: options.Quiet = False,
     _config: options.Config = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the resolved configuration and upper bounds; run nothing.")
-    ] = False,
+    dry_run: options.DryRun = False,
     debug: options.Debug = False,
 ) -> None:
     """Compare methods on tasks at equal generated tokens. The same command again continues where it stopped."""
@@ -201,9 +198,9 @@ app.command("serve")(serving.serve)
 
 @app.command("generate")
 def _generate(
-    prompt: Annotated[str | None, typer.Argument(metavar="[PROMPT]", help="A text prompt. Or use --task and --item.")] = None,
+    prompt: Annotated[str | None, typer.Argument(metavar="PROMPT", help="A text prompt. Or use --task and --item.")] = None,
     task: Annotated[str | None, typer.Option("--task", help="Take the prompt from this task.")] = None,
-    item: Annotated[str | None, typer.Option("--item", help="Which item of the task. [default: the first]")] = None,
+    item: Annotated[str | None, typer.Option("--item", help="Which item of the task.", show_default="the first")] = None,
     series: options.Series = None,
     question: options.Question = None,
     labels: options.Labels = None,
@@ -297,9 +294,9 @@ def _compare(
         list[str], typer.Argument(metavar="RUN_A RUN_B...", help="Run directories; RUN:METHOD takes one method of a run.")
     ],
     metric: Annotated[
-        str | None, typer.Option("--metric", help="reward, accuracy, or a measure of the task. [default: reward and accuracy]")
+        str | None, typer.Option("--metric", help="reward, accuracy, or a measure of the task.", show_default="reward and accuracy")
     ] = None,
-    method: Annotated[list[str] | None, typer.Option("--method", help="Only this method; repeatable. [default: all]")] = None,
+    method: Annotated[list[str] | None, typer.Option("--method", help="Only this method; repeatable.", show_default="all")] = None,
     cluster_by: Annotated[str, typer.Option("--cluster-by", help="What is resampled together: example or stratum.")] = "example",
     allow_unequal: Annotated[
         bool, typer.Option("--allow-unequal", help="Compare on shared items where items, budgets or rewards differ.")
@@ -325,8 +322,8 @@ def _compare(
 
 @app.command("report")
 def _report(
-    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run directory, such as runs/demo.")],
-    output: Annotated[Path | None, typer.Option("--output", help="The page. [default: RUN_DIR/report.html]")] = None,
+    run_dir: options.RunDirectory,
+    output: Annotated[Path | None, typer.Option("--output", help="The page.", show_default="RUN_DIR/report.html")] = None,
     export: Annotated[
         Path | None,
         typer.Option("--export", help="Also write each figure as SVG and PDF, each table as CSV, Markdown and LaTeX, there."),
@@ -342,18 +339,24 @@ def _report(
 
 @app.command("tree")
 def _tree(
-    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run directory, such as runs/demo.")],
+    run_dir: options.RunDirectory,
     item: Annotated[
         str | None,
         typer.Option(
-            "--item", help="An item's id, or its number in its task: 1 is the first in the run's order. [default: the first stored]"
+            "--item",
+            help="An item's id, or its number in its task: 1 is the first in the run's order.",
+            show_default="the first stored",
         ),
     ] = None,
-    task: Annotated[str | None, typer.Option("--task", help="The item's task. [default: the first with a stored tree]")] = None,
-    method: Annotated[str | None, typer.Option("--method", help="Whose tree. [default: the first method that stored one]")] = None,
+    task: Annotated[
+        str | None, typer.Option("--task", help="The item's task.", show_default="the first with a stored tree")
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option("--method", help="Whose tree.", show_default="the first method that stored one")
+    ] = None,
     text: Annotated[bool, typer.Option("--text", help="Print the tree here instead of writing a page.")] = False,
     output: Annotated[
-        Path | None, typer.Option("--output", help="The page. [default: RUN_DIR/tree-TASK-METHOD-NUMBER.html]")
+        Path | None, typer.Option("--output", help="The page.", show_default="RUN_DIR/tree-TASK-METHOD-NUMBER.html")
     ] = None,
     debug: options.Debug = False,
 ) -> None:
@@ -368,7 +371,7 @@ def _tree(
 def _list(
     kind: Annotated[
         str | None,
-        typer.Argument(metavar="[methods|tasks|rewards|engines|trackers|schema]", help="What to list. [default: all but schema]"),
+        typer.Argument(metavar="KIND", help="methods, tasks, rewards, engines, trackers or schema.", show_default="all but schema"),
     ] = None,
     output_format: options.OutputFormat = Format.TABLE,
     debug: options.Debug = False,

@@ -13,6 +13,7 @@ from maxent_ts.cli.completion import (
     complete_preset,
     complete_reward,
     complete_setting,
+    complete_task,
     complete_tracker,
 )
 from maxent_ts.cli.config_file import read_config_file
@@ -29,6 +30,7 @@ __all__ = [
     "DataDir",
     "Debug",
     "Device",
+    "DryRun",
     "Embedder",
     "Engine",
     "Labels",
@@ -51,13 +53,17 @@ __all__ = [
     "RayTimeout",
     "RayWorkers",
     "Reward",
+    "RewardOfRun",
     "RewardWeights",
+    "RunDirectory",
     "Scorer",
+    "ScorerOfRun",
     "Seed",
     "Series",
     "Set",
     "Shard",
     "StopString",
+    "TASKS",
     "Temperature",
     "KvCacheGib",
     "MinP",
@@ -76,17 +82,26 @@ _OWN = "Your own series"
 _MANY = "Many processes and machines"
 _CAPS = "Caps: the run ends there and can be continued"
 
+TASKS = typer.Argument(metavar="TASKS", help="demo, tasks by name, or file.py:name.", autocompletion=complete_task)
+"""An argument of its own type where there must be a task and where there need not."""
+
+RunDirectory = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run directory, such as runs/demo.")]
+
 Model = Annotated[
     str | None,
     typer.Option(
-        "--model", help="Model directory, hub id, or checkpoint of OpenTSLM. [default: the embedded model]", rich_help_panel=_MODEL
+        "--model",
+        help="Model directory, hub id, or checkpoint of OpenTSLM.",
+        show_default="the embedded model",
+        rich_help_panel=_MODEL,
     ),
 ]
 BaseModel = Annotated[
     str | None,
     typer.Option(
         "--base-model",
-        help="Directory or hub id of an OpenTSLM checkpoint's language model. [default: what its name tells]",
+        help="Directory or hub id of an OpenTSLM checkpoint's language model.",
+        show_default="what its name tells",
         rich_help_panel=_MODEL,
     ),
 ]
@@ -94,8 +109,8 @@ Compat = Annotated[
     str | None,
     typer.Option(
         "--compat",
-        help="How a prompt is read by an OpenTSLM model: upstream, fixed (Flamingo) or gemma-leftpad (soft prompt). "
-        "[default: upstream]",
+        help="How a prompt is read by an OpenTSLM model: upstream, fixed (Flamingo) or gemma-leftpad (soft prompt).",
+        show_default="upstream",
         rich_help_panel=_MODEL,
     ),
 ]
@@ -103,7 +118,8 @@ Engine = Annotated[
     str | None,
     typer.Option(
         "--engine",
-        help="Engine name, or file.py:function. [default: hf]",
+        help="Engine name, or file.py:function.",
+        show_default="hf",
         rich_help_panel=_MODEL,
         autocompletion=complete_engine,
     ),
@@ -125,32 +141,51 @@ ApiKeyVariable = Annotated[
     str | None,
     typer.Option(
         "--api-key-variable",
-        help="Of --engine openai: the environment variable that holds the key. [default: OPENAI_API_KEY]",
+        help="Of --engine openai: the environment variable that holds the key.",
+        show_default="OPENAI_API_KEY",
         rich_help_panel=_MODEL,
     ),
 ]
 DType = Annotated[
-    str | None, typer.Option("--dtype", help="float32, bfloat16 or float16. [default: float32]", rich_help_panel=_MODEL)
+    str | None, typer.Option("--dtype", help="float32, bfloat16 or float16.", show_default="float32", rich_help_panel=_MODEL)
 ]
-Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, mps or auto. [default: auto]", rich_help_panel=_MODEL)]
+Device = Annotated[
+    str | None, typer.Option("--device", help="cpu, cuda, mps or auto.", show_default="auto", rich_help_panel=_MODEL)
+]
 BatchSize = Annotated[
     int | None,
     typer.Option("--batch-size", min=1, help="Rollouts decoded or requests sent side by side.", rich_help_panel=_MODEL),
 ]
 
 Method = Annotated[str, typer.Option("--method", help="Method name.", rich_help_panel=_SEARCH, autocompletion=complete_method)]
-Reward = Annotated[
-    list[str] | None,
-    typer.Option(
+
+
+def _reward(show_default: str) -> typer.models.OptionInfo:
+    return typer.Option(
         "--reward",
-        help="Reward name, or file.py:function; repeat to add. [default: the task's]",
+        help="Reward name, or file.py:function; repeat to add.",
+        show_default=show_default,
         rich_help_panel=_SEARCH,
         autocompletion=complete_reward,
-    ),
-]
+    )
+
+
+def _scorer(show_default: str) -> typer.models.OptionInfo:
+    return typer.Option(
+        "--scorer",
+        metavar="clean|upstream",
+        help="Whose reading of answers counts: ours, or that of the data's authors. Records have both.",
+        show_default=show_default,
+    )
+
+
+Reward = Annotated[list[str] | None, _reward("the task's")]
+RewardOfRun = Annotated[list[str] | None, _reward("the run's")]
 RewardWeights = Annotated[
     str | None,
-    typer.Option("--reward-weights", help="Comma-separated, one for each --reward. [default: 1 each]", rich_help_panel=_SEARCH),
+    typer.Option(
+        "--reward-weights", help="Comma-separated, one for each --reward.", show_default="1 each", rich_help_panel=_SEARCH
+    ),
 ]
 Set = Annotated[
     list[str] | None,
@@ -162,12 +197,15 @@ Set = Annotated[
         autocompletion=complete_setting,
     ),
 ]
-Tilt = Annotated[float | None, typer.Option("--tilt", min=0, help="λ in p(x)·exp(λ r(x)). [default: 1]", rich_help_panel=_SEARCH)]
+Tilt = Annotated[
+    float | None, typer.Option("--tilt", min=0, help="λ in p(x)·exp(λ r(x)).", show_default="1", rich_help_panel=_SEARCH)
+]
 PresetName = Annotated[
     str | None,
     typer.Option(
         "--preset",
-        help="quick (5 rollouts × 30 tokens), balanced (10 × 50) or thorough (20 × 100). [default: balanced]",
+        help="quick (5 rollouts × 30 tokens), balanced (10 × 50) or thorough (20 × 100).",
+        show_default="balanced",
         rich_help_panel=_SEARCH,
         autocompletion=complete_preset,
     ),
@@ -177,23 +215,27 @@ MaxNewTokens = Annotated[
     int | None, typer.Option("--max-new-tokens", min=1, help="Overrides the preset's.", rich_help_panel=_SEARCH)
 ]
 Temperature = Annotated[
-    float | None, typer.Option("--temperature", help="Of the reference policy p. [default: 1]", rich_help_panel=_SEARCH)
+    float | None, typer.Option("--temperature", help="Of the reference policy p.", show_default="1", rich_help_panel=_SEARCH)
 ]
 TopK = Annotated[
-    int | None, typer.Option("--top-k", min=1, help="Of the reference policy p. [default: off]", rich_help_panel=_SEARCH)
+    int | None, typer.Option("--top-k", min=1, help="Of the reference policy p.", show_default="off", rich_help_panel=_SEARCH)
 ]
-TopP = Annotated[float | None, typer.Option("--top-p", help="Of the reference policy p. [default: off]", rich_help_panel=_SEARCH)]
+TopP = Annotated[
+    float | None, typer.Option("--top-p", help="Of the reference policy p.", show_default="off", rich_help_panel=_SEARCH)
+]
 MinP = Annotated[
     float | None,
-    typer.Option("--min-p", help="Of p: drop tokens below this share of the likeliest. [default: off]", rich_help_panel=_SEARCH),
+    typer.Option(
+        "--min-p", help="Of p: drop tokens below this share of the likeliest.", show_default="off", rich_help_panel=_SEARCH
+    ),
 ]
 RepetitionPenalty = Annotated[
     float | None,
-    typer.Option("--repetition-penalty", help="Of p, as in transformers. [default: 1]", rich_help_panel=_SEARCH),
+    typer.Option("--repetition-penalty", help="Of p, as in transformers.", show_default="1", rich_help_panel=_SEARCH),
 ]
 NoRepeatNgramSize = Annotated[
     int | None,
-    typer.Option("--no-repeat-ngram-size", min=0, help="Of p, as in transformers. [default: off]", rich_help_panel=_SEARCH),
+    typer.Option("--no-repeat-ngram-size", min=0, help="Of p, as in transformers.", show_default="off", rich_help_panel=_SEARCH),
 ]
 Quantization = Annotated[
     str | None,
@@ -209,7 +251,9 @@ ExactLogprobs = Annotated[
 ]
 KvCacheGib = Annotated[
     float | None,
-    typer.Option("--kv-cache-gib", min=0, help="Memory for keys and values to keep, in GiB. [default: 1]", rich_help_panel=_MODEL),
+    typer.Option(
+        "--kv-cache-gib", min=0, help="Memory for keys and values to keep, in GiB.", show_default="1", rich_help_panel=_MODEL
+    ),
 ]
 StopString = Annotated[
     list[str] | None, typer.Option("--stop-string", help="Ends a completion; repeatable.", rich_help_panel=_SEARCH)
@@ -217,7 +261,9 @@ StopString = Annotated[
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Same seed, same results.")]
 DataDir = Annotated[
     Path | None,
-    typer.Option("--data-dir", help="Directory in OpenTSLM's own layout; for tsqa also a hub id. [default: the embedded sample]"),
+    typer.Option(
+        "--data-dir", help="Directory in OpenTSLM's own layout; for tsqa also a hub id.", show_default="the embedded sample"
+    ),
 ]
 Series = Annotated[
     Path | None,
@@ -229,20 +275,14 @@ Series = Annotated[
     ),
 ]
 Question = Annotated[
-    str | None, typer.Option("--question", help="What is asked about each item. [default: a caption]", rich_help_panel=_OWN)
+    str | None, typer.Option("--question", help="What is asked about each item.", show_default="a caption", rich_help_panel=_OWN)
 ]
 Labels = Annotated[
     str | None,
-    typer.Option("--labels", help="Possible answers, with commas between them. [default: free text]", rich_help_panel=_OWN),
+    typer.Option("--labels", help="Possible answers, with commas between them.", show_default="free text", rich_help_panel=_OWN),
 ]
-Scorer = Annotated[
-    str | None,
-    typer.Option(
-        "--scorer",
-        metavar="clean|upstream",
-        help="Whose reading of answers counts: ours, or that of the data's authors. Records have both. [default: clean]",
-    ),
-]
+Scorer = Annotated[str | None, _scorer("clean")]
+ScorerOfRun = Annotated[str | None, _scorer("the run's")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Items per task: a seeded stratified subset.")]
 Shard = Annotated[
     str | None,
@@ -267,22 +307,24 @@ RayWorkers = Annotated[
     typer.Option(
         "--ray-workers",
         min=1,
-        help="Workers, each with its own engine. [default: as many as the nodes hold]",
+        help="Workers, each with its own engine.",
+        show_default="as many as the nodes hold",
         rich_help_panel=_MANY,
     ),
 ]
 RayNumCpus = Annotated[
-    float | None, typer.Option("--ray-num-cpus", min=0, help="Cores of a worker. [default: 1]", rich_help_panel=_MANY)
+    float | None, typer.Option("--ray-num-cpus", min=0, help="Cores of a worker.", show_default="1", rich_help_panel=_MANY)
 ]
 RayNumGpus = Annotated[
-    float | None, typer.Option("--ray-num-gpus", min=0, help="GPUs of a worker. [default: 0]", rich_help_panel=_MANY)
+    float | None, typer.Option("--ray-num-gpus", min=0, help="GPUs of a worker.", show_default="0", rich_help_panel=_MANY)
 ]
 RayTimeout = Annotated[
     float | None,
     typer.Option(
         "--ray-timeout",
         min=1,
-        help="Seconds to wait while no node can take a worker. [default: 300]",
+        help="Seconds to wait while no node can take a worker.",
+        show_default="300",
         rich_help_panel=_MANY,
     ),
 ]
@@ -308,6 +350,7 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 Track = Annotated[
     list[str] | None, typer.Option("--track", help="trackio, wandb or mlflow; repeatable.", autocompletion=complete_tracker)
 ]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the resolved configuration and upper bounds; run nothing.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Nothing but data, and errors.")]
 Config = Annotated[
     Path | None,

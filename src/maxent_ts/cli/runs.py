@@ -8,32 +8,44 @@ from typing import Annotated
 import typer
 
 from maxent_ts.cli import options
+from maxent_ts.cli.completion import complete_method, complete_setting
 from maxent_ts.cli.shared import Format, explained, note
 
 __all__ = ["export", "merge", "rescore", "sweep"]
 
-RunDirectory = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run directory, such as runs/demo.")]
-
 _GRID = "Grid: values with commas between them"
 
 
-def _axis(flag: str, text: str) -> typer.models.OptionInfo:
-    return typer.Option(flag, metavar="VALUES", help=text, rich_help_panel=_GRID)
+def _axis(flag: str, text: str, *, show_default: str | bool = False) -> typer.models.OptionInfo:
+    return typer.Option(flag, metavar="VALUES", help=text, show_default=show_default, rich_help_panel=_GRID)
 
 
 def sweep(
-    tasks: Annotated[list[str], typer.Argument(metavar="TASKS...", help="Tasks by name, or file.py:name.")],
+    tasks: Annotated[list[str], options.TASKS],
     method: Annotated[
-        list[str] | None, typer.Option("--method", help="Method name; repeatable. [default: all]", rich_help_panel=_GRID)
+        list[str] | None,
+        typer.Option(
+            "--method",
+            help="Method name; repeatable.",
+            show_default="all",
+            rich_help_panel=_GRID,
+            autocompletion=complete_method,
+        ),
     ] = None,
-    num_rollouts: Annotated[str | None, _axis("--num-rollouts", "Such as 5,10,20. [default: the preset's]")] = None,
-    max_new_tokens: Annotated[str | None, _axis("--max-new-tokens", "Such as 30,50. [default: the preset's]")] = None,
-    tilt: Annotated[str | None, _axis("--tilt", "λ, such as 0.5,1,2. [default: 1]")] = None,
+    num_rollouts: Annotated[str | None, _axis("--num-rollouts", "Such as 5,10,20.", show_default="the preset's")] = None,
+    max_new_tokens: Annotated[str | None, _axis("--max-new-tokens", "Such as 30,50.", show_default="the preset's")] = None,
+    tilt: Annotated[str | None, _axis("--tilt", "λ, such as 0.5,1,2.", show_default="1")] = None,
     num_parallel: Annotated[str | None, _axis("--num-parallel", "Rollouts per round, for methods that have rounds.")] = None,
-    seed: Annotated[str | None, _axis("--seed", "Such as 0,1,2; the items are the same for all. [default: 0]")] = None,
+    seed: Annotated[str | None, _axis("--seed", "Such as 0,1,2; the items are the same for all.", show_default="0")] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="METHOD.KEY=VALUES", help="Values of a method's setting; repeatable.", rich_help_panel=_GRID),
+        typer.Option(
+            "--set",
+            metavar="METHOD.KEY=VALUES",
+            help="Values of a method's setting; repeatable.",
+            rich_help_panel=_GRID,
+            autocompletion=complete_setting,
+        ),
     ] = None,
     reward: options.Reward = None,
     reward_weights: options.RewardWeights = None,
@@ -62,7 +74,7 @@ def sweep(
     data_dir: options.DataDir = None,
     scorer: options.Scorer = None,
     output_dir: Annotated[
-        Path | None, typer.Option("--output-dir", help="Run directory. [default: runs/sweep-<name of the run>]")
+        Path | None, typer.Option("--output-dir", help="Run directory.", show_default="runs/sweep-<name of the run>")
     ] = None,
     overwrite: options.Overwrite = False,
     max_failures: options.MaxFailures = 0,
@@ -70,8 +82,8 @@ def sweep(
     max_seconds: options.MaxSeconds = None,
     save_trees: Annotated[int, typer.Option("--save-trees", min=0, help="Search trees kept per task and variant.")] = 0,
     output_format: options.OutputFormat = Format.TABLE,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan with upper bounds; run nothing.")] = False,
+    quiet: options.Quiet = False,
+    dry_run: options.DryRun = False,
     debug: options.Debug = False,
 ) -> None:
     """Compare methods over a grid of settings, budgets, λ and seeds, as one run that can be stopped and continued."""
@@ -125,12 +137,12 @@ def sweep(
 
 
 def rescore(
-    run_dir: RunDirectory,
-    reward: options.Reward = None,
+    run_dir: options.RunDirectory,
+    reward: options.RewardOfRun = None,
     reward_weights: options.RewardWeights = None,
-    scorer: options.Scorer = None,
+    scorer: options.ScorerOfRun = None,
     output_dir: Annotated[
-        Path | None, typer.Option("--output-dir", help="Directory of the scored run. [default: RUN_DIR-rescored]")
+        Path | None, typer.Option("--output-dir", help="Directory of the scored run.", show_default="RUN_DIR-rescored")
     ] = None,
     overwrite: options.Overwrite = False,
     output_format: options.OutputFormat = Format.TABLE,
@@ -154,7 +166,7 @@ def rescore(
 
 
 def merge(
-    run_dirs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...", help="The run directories of all shards.")],
+    run_dirs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR", help="The run directories of all shards.")],
     output_dir: Annotated[Path, typer.Option("--output-dir", help="Directory of the whole run.")],
     overwrite: options.Overwrite = False,
     output_format: options.OutputFormat = Format.TABLE,
@@ -169,7 +181,7 @@ def merge(
 
 
 def export(
-    run_dir: RunDirectory,
+    run_dir: options.RunDirectory,
     output: Annotated[Path, typer.Argument(metavar="FILE.parquet", help="The file; replaced if it is there.")],
     debug: options.Debug = False,
 ) -> None:

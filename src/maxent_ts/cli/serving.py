@@ -29,7 +29,7 @@ def serve(
     model: Annotated[
         str | None,
         typer.Argument(
-            metavar="[MODEL]", help="Model directory, hub id, or checkpoint of OpenTSLM. \\[default: the embedded model]"
+            metavar="MODEL", help="Model directory, hub id, or checkpoint of OpenTSLM.", show_default="the embedded model"
         ),
     ] = None,
     host: Annotated[
@@ -40,7 +40,8 @@ def serve(
         str | None,
         typer.Option(
             "--served-model-name",
-            help="What requests call the model. \\[default: the last part of its name]",
+            help="What requests call the model.",
+            show_default="the last part of its name",
             rich_help_panel=_SERVER,
         ),
     ] = None,
@@ -49,7 +50,8 @@ def serve(
         typer.Option(
             "--api-key-env",
             metavar="NAME",
-            help="Environment variable that holds the key which clients must send. \\[default: no key]",
+            help="Environment variable that holds the key which clients must send.",
+            show_default="no key",
             rich_help_panel=_SERVER,
         ),
     ] = None,
@@ -57,18 +59,19 @@ def serve(
         list[str] | None,
         typer.Option(
             "--reward",
-            help="Rewards that requests may name: a name, or file.py:function; repeatable. \\[default: all of 'list rewards']",
+            help="Rewards that requests may name: a name, or file.py:function; repeatable.",
+            show_default="all of 'list rewards'",
             rich_help_panel=_SERVER,
         ),
     ] = None,
     tilt: Annotated[
-        float | None, typer.Option("--tilt", min=0, help="λ in p(x)·exp(λ r(x)). \\[default: 1]", rich_help_panel=_DEFAULTS)
+        float | None, typer.Option("--tilt", min=0, help="λ in p(x)·exp(λ r(x)).", show_default="1", rich_help_panel=_DEFAULTS)
     ] = None,
     num_rollouts: Annotated[
-        int | None, typer.Option("--num-rollouts", min=1, help="Of one search. \\[default: 10]", rich_help_panel=_DEFAULTS)
+        int | None, typer.Option("--num-rollouts", min=1, help="Of one search.", show_default="10", rich_help_panel=_DEFAULTS)
     ] = None,
     max_new_tokens: Annotated[
-        int | None, typer.Option("--max-new-tokens", min=1, help="Of one completion. \\[default: 50]", rich_help_panel=_DEFAULTS)
+        int | None, typer.Option("--max-new-tokens", min=1, help="Of one completion.", show_default="50", rich_help_panel=_DEFAULTS)
     ] = None,
     max_concurrent: Annotated[
         int, typer.Option("--max-concurrent", min=1, help="Searches under way at once.", rich_help_panel=_LIMITS)

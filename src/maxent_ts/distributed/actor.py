@@ -42,6 +42,11 @@ class Reply:
     is_late: bool = False
     """Whether the time is up, and nothing runs any more."""
 
+    @property
+    def generated_tokens(self) -> int:
+        """By all of these searches, finished and dropped."""
+        return self.unrecorded_tokens + sum(int(one.record.usage.get("generated_tokens", 0)) for one in self.finished)
+
 
 class Actor:
     """A worker. Its constructor does little, so that whether there is room for it is known at once.

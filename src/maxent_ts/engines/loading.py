@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,16 @@ class LoadedModel:
     eos_token_ids: frozenset[int]
     unshareable: str | None = None
     """The kind of cache in which rollouts that begin alike cannot share their past; None if there is none."""
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Turn tokens into text, without special tokens.
+
+        Raises:
+            ModelError: if there is no tokenizer.
+        """
+        if self.tokenizer is None:
+            raise ModelError("Turning tokens into text needs a tokenizer, but this engine has none. Give tokenizer=… to HFEngine.")
+        return self.tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
 def load_model(

@@ -46,6 +46,7 @@ class Replacements:
     def __init__(self, model: torch.nn.Module, quantization: str | None = None, beside: torch.nn.Module | None = None) -> None:
         if quantization is not None:
             check_quantization(model, quantization)
+        self.quantization = quantization
         self.kernels = kernels() if _is_float32_on_cpu(model) else None
         modules = [*model.modules(), *(() if beside is None else beside.modules())]
         self._pack = _packer(modules, quantization, self.kernels)

@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from maxent_ts.errors import RewardError
+from maxent_ts.errors import MissingColumnError
 from maxent_ts.types import Prompt
 
 __all__ = ["Evidence", "Reward", "RewardFunction", "missing_column", "other_prompts", "prefix_function", "provenance"]
@@ -67,14 +67,14 @@ class Reward(Protocol):
         ...
 
 
-def missing_column(problem: str, columns: Mapping[str, Any]) -> RewardError:
+def missing_column(problem: str, columns: Mapping[str, Any]) -> MissingColumnError:
     """Return the error of a reward whose column a task does not have.
 
     Args:
         problem: What the reward reads and what did not come, as a sentence.
         columns: Those that came.
     """
-    return RewardError(f"{problem} Its columns are: {', '.join(sorted(columns)) or 'none'}. Choose another reward.")
+    return MissingColumnError(f"{problem} Its columns are: {', '.join(sorted(columns)) or 'none'}. Choose another reward.")
 
 
 def prefix_function(reward: Reward | RewardFunction) -> Callable[..., list[float | None]] | None:

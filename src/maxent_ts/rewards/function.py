@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from maxent_ts.errors import MaxentError, RewardError, SettingError
+from maxent_ts.errors import MaxentError, MissingColumnError, RewardError, SettingError
 from maxent_ts.rewards.base import Evidence, Reward, other_prompts, prefix_function
 
 __all__ = ["TrainerState", "call", "check_values", "from_function", "shown"]
@@ -126,13 +126,14 @@ class _FunctionReward:
         """Call the function with the columns it takes and check what it returns.
 
         Raises:
-            RewardError: if it needs a column that is not there, raises, or returns anything but a list of finite numbers.
+            MissingColumnError: if it needs a column that is not there.
+            RewardError: if it raises, or returns anything but a list of finite numbers.
         """
         answers = [_as_messages(text) if _is_chat(prompt) else text for prompt, text in zip(prompts, completions, strict=True)]
         given = {"prompts": prompts, "completions": answers, "completion_ids": completion_ids, **TRL_COLUMNS, **columns}
         missing = sorted(self._needs - set(given))
         if missing:
-            raise RewardError(
+            raise MissingColumnError(
                 f"The reward '{self.name}' needs {', '.join(repr(each) for each in missing)}, which is not among its inputs: "
                 f"{', '.join(sorted(set(given) - set(TRL_COLUMNS)))}. Rename the parameter, or give it a default."
             )

@@ -8,7 +8,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from maxent_ts.errors import MaxentError, OutOfMemoryError, PromptError, RewardError, SettingError
+from maxent_ts.errors import MaxentError, MissingColumnError, OutOfMemoryError, PromptError, RewardError, SettingError
 from maxent_ts.server.settings import ServerSettings
 
 __all__ = ["ApiError", "QueueFullError", "StoppedError", "api_error", "internal_error", "validation_error"]
@@ -58,9 +58,9 @@ def api_error(error: Exception) -> ApiError:
     """Return the answer for an error. What is no error of this package's own is logged, and its text stays here."""
     if isinstance(error, ApiError):
         return error
-    if isinstance(error, RewardError):
+    if isinstance(error, MissingColumnError):
         return ApiError(400, f"{error} What a request gives a reward to read are its 'inputs'.", "invalid_request_error")
-    if isinstance(error, (PromptError, SettingError)):
+    if isinstance(error, (PromptError, RewardError, SettingError)):
         return ApiError(400, str(error), "invalid_request_error")
     if isinstance(error, TemplateError):
         message = f"The model's chat template refuses these messages: {error}"
