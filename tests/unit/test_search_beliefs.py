@@ -37,6 +37,18 @@ def by_matrix(tree, beliefs):
     return inner, gain @ rewards, variances
 
 
+def test_a_search_that_goes_on_knows_the_scale_of_the_rewards():
+    """Rewards a thousandth apart are not expected to differ by one."""
+    spreads = []
+    for scale in (1.0, 1e-3):
+        tree, beliefs = Tree(Target(1.0, 4)), Beliefs()
+        for i, reward in enumerate((0.0, 1.0, 2.0)):
+            tree.extend([(ROOT, Rollout((i, 0, 0, 0), (-1.5, -1.0, -1.0, -1.0), "length"), scale * reward)])
+        beliefs.update(tree, range(len(tree)))
+        spreads.append(float(beliefs.spread(np.array([ROOT]))[0]))
+    assert spreads[1] == pytest.approx(1e-3 * spreads[0])
+
+
 def expecting(mean, variance):
     """Knowledge of m(s) that no V changes: all of it from elsewhere."""
     return Expected((0.0, 0.0), (1.0 / variance, mean / variance), 1.0)
@@ -46,6 +58,7 @@ def expecting(mean, variance):
 def test_messages_give_the_posterior_of_the_joint_normal_law(num_rollouts):
     """A message counted twice, or one that forgets the rest of the tree, differs at some node."""
     tree, beliefs = random_tree(3, num_rollouts=num_rollouts), Beliefs()
+    beliefs.update(tree, range(len(tree)))
     beliefs.undecided_variance.add(0.9, 1, 1.3, expecting(0.0, 0.1))
     beliefs.undecided_variance.add(0.3, 4, 0.4, expecting(0.0, 0.1))
     beliefs.update(tree, range(len(tree)))
@@ -65,6 +78,7 @@ def test_a_guess_of_the_reward_counts_as_a_completion_below_its_prefix():
     means = []
     for tree in (guessed, seen):
         beliefs = Beliefs()
+        beliefs.update(tree, range(len(tree)))
         beliefs.undecided_variance = lambda share, depth: np.where(depth == 0, 3.0, 2.0)
         beliefs.update(tree, range(len(tree)))
         means.append((beliefs.mean[[ROOT, inner]], beliefs.variance[[ROOT, inner]]))

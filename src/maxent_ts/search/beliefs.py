@@ -64,6 +64,8 @@ class Beliefs:
         Returns:
             Whether all nodes have changed, and not only those.
         """
+        if self._num_nodes == 0 and len(tree.completions) > 1:  # a search goes on
+            self.undecided_variance = UndecidedVariance(_variance(tree) or 1.0)
         self._learn(tree, touched)
         self._num_nodes = len(tree)
         missing = len(tree) - len(self._up)
@@ -77,8 +79,7 @@ class Beliefs:
         is_full = len(tree.completions) >= GROWTH_BEFORE_REFRESH * self._num_passed
         if is_full:
             self._num_passed = len(tree.completions)
-            rewards = np.array([reward_of(one) for one in tree.completions])
-            self._floor = SMALLEST_VARIANCE * (float(rewards.var()) or 1.0)
+            self._floor = SMALLEST_VARIANCE * (_variance(tree) or 1.0)
         self._pass(tree, range(len(tree)) if is_full else touched)
         return is_full
 
@@ -189,6 +190,11 @@ class Beliefs:
             undecided = max(float(self.undecided[node]), self._floor)
             expected = Expected(self._up[node], _less(self._total[node], self._up[node]), undecided)
             self.undecided_variance.add(share, tree.depth[node], tree.best_reward[leaf], expected)
+
+
+def _variance(tree: Tree) -> float:
+    """Of the rewards seen."""
+    return float(np.var([reward_of(one) for one in tree.completions]))
 
 
 def _less(total: tuple[float, float], part: tuple[float, float]) -> tuple[float, float]:

@@ -66,6 +66,9 @@ class UndecidedVariance:
     Their mean counts, by the odds that the rewards so far give them (Bayesian model averaging: Hoeting et al. 1999). Each is held
     to its own expectation of m(s): one that says that nothing is decided below s expects of the next completion there what the
     first one had.
+
+    Args:
+        scale: V of a whole completion before anything is known.
     """
 
     NUM_BINS = 16
@@ -88,7 +91,8 @@ class UndecidedVariance:
     LARGEST_EVIDENCE = 2.0
     """Of one miss, nats: misses are not normal, and none may decide alone."""
 
-    def __init__(self) -> None:
+    def __init__(self, scale: float = 1.0) -> None:
+        self._scale = scale
         self._centres = (np.arange(self.NUM_BINS) + 0.5) / self.NUM_BINS
         self._sums = np.zeros(self.NUM_BINS)
         self._counts = np.zeros(self.NUM_BINS)
@@ -162,7 +166,7 @@ class UndecidedVariance:
         """Values at the bins' centres: the mean of the misses, pulled towards a power law through all bins."""
         if self._sums.sum() == 0.0:
             self.exponent = 1.0
-            return self._centres.copy()
+            return self._scale * self._centres
         means = self._sums / self._counts.clip(1.0)
         # Squares of normal numbers have a spread of about 2 in the log, whatever their scale: least squares there.
         logs = np.log(np.maximum(means, SMALLEST_SHARE * means.max()))
