@@ -42,6 +42,8 @@ def serve(run, monkeypatch):  # noqa: F811
         apps.append(server.config.app)
 
     monkeypatch.setattr(uvicorn.Server, "run", listen)
+    # In this process it would close handlers that pytest and others still write to.
+    monkeypatch.setattr(uvicorn.Config, "configure_logging", lambda _: None)
 
     def start(*arguments):
         code, _, err = run("serve", "--port", 0, "--engine", "openai", *arguments)
