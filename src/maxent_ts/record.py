@@ -120,6 +120,11 @@ class Record(BaseModel):
         return (self.task, self.variant, self.example_id)
 
     @property
+    def generated_tokens(self) -> int:
+        """By its search; 0 where none are counted."""
+        return int(self.usage.get("generated_tokens", 0))
+
+    @property
     def completions(self) -> list[ScoredCompletion]:
         """All of them, the answer first, then the heaviest first."""
         order = sorted(range(len(self.texts)), key=lambda i: (i != self.chosen[0], -self.weights[i]))

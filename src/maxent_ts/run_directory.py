@@ -92,7 +92,7 @@ class RunDirectory:
                 with contextlib.suppress(OSError):  # the next start cuts a torn line, if this does not
                     self._samples.truncate(end)
                 raise
-        self.generated_tokens += sum(int(record.usage.get("generated_tokens", 0)) for record in records)
+        self.generated_tokens += sum(record.generated_tokens for record in records)
         self.finished.update(record.key for record in records if record.error is None)
 
     def add_unrecorded(self, num_tokens: int) -> None:
@@ -174,7 +174,7 @@ class RunDirectory:
             cut_torn_line(samples)
             records = list(read_samples(self.path, self.info))
             self.finished = {record.key for record in records if record.error is None}
-            self.generated_tokens = sum(int(record.usage.get("generated_tokens", 0)) for record in records)
+            self.generated_tokens = sum(record.generated_tokens for record in records)
         self.generated_tokens += self.info.unrecorded_tokens
         self._write_info()
 

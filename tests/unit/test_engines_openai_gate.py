@@ -37,6 +37,14 @@ class Slot:
         return self.tokens
 
 
+async def ask(gate: Gate, slot: Slot, prefix: Tokens) -> None:
+    """One request."""
+    async with gate.turn(1, prefix):
+        await asyncio.sleep(0)
+        whole = slot.compute(prefix)
+    gate.leave(1, whole)
+
+
 def sent(prefixes: list[Tokens], slot: Slot) -> Slot:
     """Let requests that begin together through the gate to a slot, one at a time."""
 
@@ -44,15 +52,9 @@ def sent(prefixes: list[Tokens], slot: Slot) -> Slot:
         gate = Gate(1)
         gate.leave(1, slot.tokens)
 
-        async def one(prefix: Tokens) -> None:
-            async with gate.turn(1, prefix):
-                await asyncio.sleep(0)
-                whole = slot.compute(prefix)
-            gate.leave(1, whole)
-
         async with asyncio.TaskGroup() as group:
             for prefix in prefixes:
-                group.create_task(one(prefix))
+                group.create_task(ask(gate, slot, prefix))
 
     asyncio.run(main())
     assert sorted(slot.seen) == sorted(prefixes)
@@ -90,16 +92,10 @@ def test_an_answers_next_request_goes_before_the_others():
         gate = Gate(1)
         gate.leave(1, slot.tokens)
 
-        async def ask(prefix: Tokens) -> None:
-            async with gate.turn(1, prefix):
-                await asyncio.sleep(0)
-                whole = slot.compute(prefix)
-            gate.leave(1, whole)
-
         async def job(prefix: Tokens) -> None:
-            await ask(prefix)
+            await ask(gate, slot, prefix)
             async with asyncio.TaskGroup() as group:  # as a job's rollouts are
-                group.create_task(ask((*prefix, 8)))
+                group.create_task(ask(gate, slot, (*prefix, 8)))
 
         async with asyncio.TaskGroup() as group:
             for prefix in ((1, 2, 3), (1, 2, 7, 7), (1, 2)):

@@ -45,7 +45,7 @@ class Reply:
     @property
     def generated_tokens(self) -> int:
         """By all of these searches, finished and dropped."""
-        return self.unrecorded_tokens + sum(int(one.record.usage.get("generated_tokens", 0)) for one in self.finished)
+        return self.unrecorded_tokens + sum(one.record.generated_tokens for one in self.finished)
 
 
 class Actor:

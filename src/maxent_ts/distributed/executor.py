@@ -93,7 +93,7 @@ class RayExecutor:
                     found += self._received(worker, reply, meter)
                 found += self._requeue(one, pending, meter, losses)
                 if found:
-                    generated += sum(_usage(done).generated_tokens for done in found)
+                    generated += sum(done.record.generated_tokens for done in found)
                     on_event(Event("step", None, generated, self._workers.num_held))
                     yield found
         except BaseException:
@@ -132,7 +132,7 @@ class RayExecutor:
         found = []
         for done in reply.finished:
             _, job = worker.held.pop((done.record.variant, done.record.example_id))
-            meter.end(SearchResult(job, None, _usage(done)))
+            meter.end(SearchResult(job, None, Usage(generated_tokens=done.record.generated_tokens)))
             found.append(done)
         meter.unrecorded_tokens += reply.unrecorded_tokens
         worker.num_last = len(found)
@@ -165,7 +165,3 @@ class RayExecutor:
             meter.end(SearchResult(job, None, Usage()))
         worker.held.clear()
         meter.is_capped = True
-
-
-def _usage(done: Finished) -> Usage:
-    return Usage(generated_tokens=int(done.record.usage.get("generated_tokens", 0)))

@@ -24,7 +24,7 @@ from maxent_ts.search.base import (
     Search,
     SearchFactory,
 )
-from maxent_ts.search.meter import Meter
+from maxent_ts.search.meter import SearchMeter
 from maxent_ts.search.other_prompts import OtherPrompts
 from maxent_ts.types import Branch, Budget, Completion, Outcome, Policy, Prompt, Target, Tokens, TopTokens, Usage
 
@@ -74,7 +74,7 @@ class Live:
     ) -> None:
         self.job = job
         self.reward = reward
-        self.meter = Meter(job.budget, job.policy.max_new_tokens)
+        self.meter = SearchMeter(job.budget, job.policy.max_new_tokens)
         self.request: Request | None = None
         self.tickets: dict[int, int] = {}
         self.is_done = False

@@ -11,13 +11,13 @@ from maxent_ts.errors import SettingError
 from maxent_ts.search.base import AS_MANY_AS_AFFORDABLE, Rollouts
 from maxent_ts.types import Branch, Budget, Completion, Tokens, TopTokens, Usage
 
-__all__ = ["Meter"]
+__all__ = ["SearchMeter"]
 
 ROLLOUTS_BETWEEN_LOOKS_AT_THE_CLOCK = 16
 """How many rollouts start at once when only wall time bounds a search: enough for a batch, few enough to stop in time."""
 
 
-class Meter:
+class SearchMeter:
     """Counts one search. A method never counts itself.
 
     Args:
